@@ -72,9 +72,7 @@ class SolveError(ConvexDistillError, RuntimeError):
         batch_indices: indices (into the flattened batch) of the elements that failed.
     """
 
-    def __init__(
-        self, message: str, *, info: Any = None, batch_indices: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, message: str, *, info: Any = None, batch_indices: tuple[int, ...] = ()) -> None:
         super().__init__(message)
         self.info = info
         self.batch_indices = batch_indices

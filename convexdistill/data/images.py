@@ -1,4 +1,4 @@
-"""The one shape in which images travel through convexdistill: bytes, labels, and where they came from."""
+"""The one shape in which images travel: bytes, labels, and where they came from."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels, labels and class names: the same data, the same fingerprint."""
+        """SHA-256 over shape, pixels, labels and class names: same data, same fingerprint."""
         digest = hashlib.sha256()
         digest.update(repr((tuple(self.images.shape), self.classes)).encode())
         digest.update(self.images.contiguous().numpy().tobytes())

@@ -1,0 +1,105 @@
+"""From bytes to what a network sees: scaled to [0, 1], then normalised channel by channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexdistill.data.images import ImageData
+from convexdistill.errors import DtypeError, FileFormatError, ParameterRangeError, ShapeError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Per-channel normalisation ``(x / 255 - mean) / std``.
+
+    Attributes:
+        mean: one value a channel, for pixels scaled to [0, 1].
+        std: one positive value a channel, for pixels scaled to [0, 1].
+
+    Raises:
+        ParameterRangeError: lengths differ, a value is not finite, or a std is not positive.
+
+    Example:
+        >>> from convexdistill.data import load
+        >>> train = load("digits")
+        >>> prepare = Preprocessing.fit(train)
+        >>> prepare(train.images).dtype
+        torch.float32
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ParameterRangeError(
+                f"mean and std need one value for each channel, found {len(self.mean)} and {len(self.std)}"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ParameterRangeError(
+                f"mean must be finite and std positive, found mean {self.mean}, std {self.std}"
+            )
+
+    @classmethod
+    def fit(cls, data: ImageData) -> Preprocessing:
+        """The mean and the (population) standard deviation of each channel of ``data``.
+
+        A channel that is the same everywhere has no spread to normalise by: its std is replaced by
+        1, so that it comes out as zeros and nothing is ever divided by zero.
+        """
+        means, stds = [], []
+        values = torch.arange(256, dtype=torch.float64) / 255
+        for channel in range(data.shape[0]):
+            # Counting bytes makes the sums exact and the answer independent of their order.
+            histogram = torch.bincount(data.images[:, channel].flatten(), minlength=256).double()
+            weights = histogram / histogram.sum()
+            mean = weights @ values
+            std = float((weights @ (values - mean).square()).sqrt())
+            constant = int((histogram > 0).sum()) == 1
+            means.append(float(mean))
+            stds.append(1.0 if constant else std)
+        return cls(tuple(means), tuple(stds))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised float32 ``(N, c, h, w)`` from uint8 ``(N, c, h, w)``, on the same device.
+
+        Raises:
+            DtypeError: the images are not bytes.
+            ShapeError: not four dimensions, or another number of channels than ``mean`` has.
+        """
+        if images.dtype != torch.uint8:
+            raise DtypeError(f"images to be preprocessed must be uint8, found {images.dtype}")
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ShapeError(
+                f"images must be (N, {len(self.mean)}, height, width), found "
+                f"{tuple(images.shape)}; match_shape changes the number of channels"
+            )
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """What a manifest keeps: ``{"mean": [...], "std": [...]}``."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            FileFormatError: a key is missing, or a value is not a list of usable numbers.
+        """
+        try:
+            mean = tuple(float(value) for value in values["mean"])
+            std = tuple(float(value) for value in values["std"])
+            return cls(mean, std)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"preprocessing needs 'mean' and 'std', one number for each channel: {error}"
+            ) from error

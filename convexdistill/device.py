@@ -1,0 +1,31 @@
+"""Which device the networks run on. Sums and solves stay in float64 on the CPU."""
+
+from __future__ import annotations
+
+import torch
+
+from convexdistill.errors import DeviceError, UnknownNameError
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
+    """``"auto"`` takes CUDA, then Apple's MPS, then the CPU; any other name is taken at its word.
+
+    Raises:
+        UnknownNameError: not a device name.
+        DeviceError: the device is not there.
+
+    Example:
+        >>> resolve_device("cpu").type
+        'cpu'
+    """
+    if isinstance(name, torch.device):
+        return name
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    kind = name.partition(":")[0]
+    if kind not in present:
+        raise UnknownNameError(f"unknown device {name!r}; known are auto, cpu, cuda, cuda:N and mps")
+    if not present[kind]:
+        raise DeviceError(f"device {name!r} is not available here; use --device auto or cpu")
+    return torch.device(name)

@@ -1,0 +1,115 @@
+"""The outer problem of label distillation, made small: targets enter through square roots of the moments.
+
+For one extractor, with base features Φ (n×(d+1), scaled, last column ones) and moments G = Φ_TᵀΦ_T,
+R = Φ_TᵀT (centred), the ridge head of the soft labels Y is W(Y) = M Y and its loss on the target set is::
+
+    L(Y) = ‖Φ_T W(Y) − T‖² / N
+
+Any Q and B with QᵀQ = G/N and QᵀB = R/N give the same loss up to a constant, with as few rows as features::
+
+    L(Y) = ‖Q W(Y) − B‖² + c,      c = tr(TᵀT)/N − ‖B‖²,  the loss of the best head there is
+
+Q = Λ^½Vᵀ and B = Λ^−½Vᵀ R/N from the eigenvectors of G/N. So N is gone, and since W(Y) is linear in Y the
+label solve is itself a ridge regression, of B on QM: :mod:`convexdistill.distill.closed_form`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexdistill import layers
+from convexdistill.features import extract
+from convexdistill.moments import Moments
+from convexdistill.select import BaseExamples
+
+# Eigenvalues below this share of the largest are rounding: float64 sums carry no more.
+RANK_TOLERANCE = 1e-13
+
+
+@dataclass(frozen=True)
+class OuterTerm:
+    """What one extractor contributes.
+
+    Attributes:
+        features: Φ, ``(n, d+1)`` float64: base features scaled so that target features have mean squared
+            norm 1, and a column of ones.
+        lam: λ of the ridge head, absolute.
+        root: Q, ``(r, d+1)`` with r the rank of G.
+        wanted: B, ``(r, C)``.
+        constant: c, the loss that no head of this extractor can avoid.
+    """
+
+    features: Tensor
+    lam: float
+    root: Tensor
+    wanted: Tensor
+    constant: float
+
+    def head(self, labels: Tensor, backend: str = "auto") -> Tensor:
+        """W(Y), ``(d+1, C)``: the ridge layer on the frozen base features, differentiable in the labels.
+
+        The ones are a feature like the others, penalised as in the paper (§RR, the bias column).
+        """
+        return layers.ridge(self.features, labels, self.lam, backend=backend).weight
+
+    def loss(self, head: Tensor) -> Tensor:
+        """‖QW − B‖² + c: the mean squared loss of a head on the target set."""
+        return (self.root @ head - self.wanted).square().sum() + self.constant
+
+
+def outer_terms(moments: Moments, base: BaseExamples, lam: float) -> list[OuterTerm]:
+    """One term for each extractor of the pool.
+
+    Args:
+        moments: of the target set.
+        base: base examples; brought to the target's image shape.
+        lam: λ relative to the mean diagonal of ΦΦᵀ.
+    """
+    images = base.resized(moments.shape).images
+    N, C = moments.images, moments.num_classes
+    terms = []
+    for extractor, gram, cross in zip(moments.extractors, moments.gram, moments.cross, strict=True):
+        d = len(gram) - 1
+        # Scale features by one number, so that neither λ nor the weight of the ones depends on the
+        # extractor's scale: tr(G) over features is N times their mean squared norm.
+        scale = (N / gram.diagonal()[:d].sum().clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+        S = torch.cat([scale.expand(d), torch.ones(1, dtype=torch.float64)])
+        G = S[:, None] * gram * S / N
+        R = S[:, None] * (cross - gram[:, -1:] / C) / N  # centred one-hot: T − 1/C, 1ᵀΦ_T is a row of G
+        root, wanted = _root(G, R)
+        features = extract(extractor, images, moments.preprocessing)
+        features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1) * S
+        mean_diagonal = features.square().sum(1).mean()
+        constant = max(0.0, 1 - 1 / C - float(wanted.square().sum()))  # tr(TᵀT)/N = 1 − 1/C
+        terms.append(OuterTerm(features, lam * float(mean_diagonal), root, wanted, constant))
+    return terms
+
+
+def _root(G: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and B with QᵀQ = G and QᵀB = R, on the range of G."""
+    values, vectors = torch.linalg.eigh(G)
+    keep = values > RANK_TOLERANCE * values[-1]
+    values, vectors = values[keep].sqrt(), vectors[:, keep]
+    return values[:, None] * vectors.T, (vectors.T @ R) / values[:, None]
+
+
+def teacher_scores(moments: Moments, base: BaseExamples, lam: float = 1e-4) -> Tensor:
+    """Scores ``(n, C)`` of the full-data ridge head on the base images, mean over the pool.
+
+    The labels that a model of the same kind, trained on everything, would give: the honest baseline for
+    learned labels.
+
+    Args:
+        moments: of the target set.
+        base: base examples.
+        lam: λ relative to the mean eigenvalue of G.
+    """
+    scores = []
+    for term in outer_terms(moments, base, lam=1.0):
+        mean_eigenvalue = float(term.root.square().sum()) / len(term.root)
+        head = layers.ridge(term.root, term.wanted, lam * mean_eigenvalue).weight
+        scores.append(term.features @ head)
+    return torch.stack(scores).mean(0)

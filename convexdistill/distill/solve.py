@@ -1,0 +1,144 @@
+"""The label solve: the soft labels whose ridge heads do best on the target set, in closed form.
+
+With M_k = (Φ_kᵀΦ_k + λ_kI)⁻¹Φ_kᵀ, the map from labels to head of extractor k, and Q_k, B_k from
+:mod:`convexdistill.distill.outer`, the pooled outer problem
+
+    min_Y  1/K Σ_k ‖Q_k M_k Y − B_k‖² + γ ‖Y − Y₀‖²
+
+is a ridge regression of the stacked B_k on the stacked Q_k M_k, so the ridge layer solves it, and checks
+the answer. Its normal equations are (Σ_k M_kᵀG_kM_k + γI) Y = Σ_k M_kᵀR_k + γY₀ (Label Solve of Nguyen,
+Chen, Lee 2021 is K = 1, γ → 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexdistill import layers, progress
+from convexdistill.distill.outer import OuterTerm
+from convexdistill.errors import NotConvergedError
+
+
+@dataclass(frozen=True)
+class LabelSystem:
+    """The pooled outer problem as a least-squares system: ‖design · Y − wanted‖² + constant.
+
+    Attributes:
+        design: ``(Σ r_k, n)`` float64, the stacked Q_k M_k / √K.
+        wanted: ``(Σ r_k, C)`` float64, the stacked B_k / √K.
+        constant: the loss that no labels can avoid.
+    """
+
+    design: Tensor
+    wanted: Tensor
+    constant: float
+
+    def absolute(self, gamma: float) -> float:
+        """γ of the objective for γ relative to tr(H)/n, with H = designᵀdesign."""
+        return gamma * float(self.design.square().sum()) / self.design.shape[1]
+
+    def certificate(self, labels: Tensor, gamma: float) -> dict[str, float]:
+        """How good the labels are, and how nearly optimal: computed from the labels alone."""
+        error = self.design @ labels - self.wanted
+        penalty = self.absolute(gamma) * labels
+        gradient = self.design.T @ error + penalty
+        scale = float((self.design.T @ self.wanted).norm()) or 1.0
+        outer = float(error.square().sum()) + self.constant
+        return {
+            "outer_loss": outer,
+            "objective": outer + float((penalty * labels).sum()),
+            "residual": float(gradient.norm()) / scale,
+            "largest_label": float(labels.abs().max()),
+        }
+
+
+def label_system(terms: Sequence[OuterTerm]) -> LabelSystem:
+    """Put the terms of a pool together."""
+    share = 1 / math.sqrt(len(terms))
+    n = len(terms[0].features)
+    identity = torch.eye(n, dtype=torch.float64)
+    design = torch.cat([term.root @ term.head(identity) for term in terms]) * share
+    wanted = torch.cat([term.wanted for term in terms]) * share
+    return LabelSystem(design, wanted, sum(term.constant for term in terms) / len(terms))
+
+
+def solve_labels(system: LabelSystem, gamma: float) -> tuple[Tensor, dict[str, Any]]:
+    """The exact minimiser ``(n, C)`` with prior Y₀ = 0, and its certificate.
+
+    Args:
+        system: see :func:`label_system`.
+        gamma: γ relative to tr(H)/n.
+    """
+    fit = layers.ridge(system.design, system.wanted, system.absolute(gamma))
+    condition = None if fit.info.condition is None else float(fit.info.condition.max())
+    certificate = {**system.certificate(fit.weight, gamma), "condition": condition}
+    return fit.weight, {**certificate, "solver": f"{fit.info.backend}/{fit.info.form}/{fit.info.method}"}
+
+
+def descend_labels(
+    terms: Sequence[OuterTerm], gamma: float, *, backend: str, tolerance: float = 1e-6, steps: int = 200
+) -> tuple[Tensor, dict[str, Any]]:
+    """The same minimiser by gradients through the ridge layer: the method as the paper's first-order idea.
+
+    The soft labels are a parameter, the frozen features go through the ridge layer of ``backend``, the
+    outer loss looks at the head, and L-BFGS follows the gradient that comes back through the layer's
+    solution. Nothing here knows the closed form, so it works for any layer in its place.
+
+    Args:
+        terms: see :func:`convexdistill.distill.outer.outer_terms`.
+        gamma: γ relative to tr(H)/n.
+        backend: which solves the ridge layer.
+        tolerance: relative norm of the gradient at which to stop.
+        steps: at most so many L-BFGS iterations.
+
+    Raises:
+        NotConvergedError: the gradient is not small enough after ``steps`` iterations.
+    """
+    system = label_system(terms)  # for γ's scale and for the certificate
+    weight = system.absolute(gamma)
+    n, C = len(terms[0].features), terms[0].wanted.shape[1]
+    # Minimise over Z = Y·√(curvature) so that the first L-BFGS step has about the right length.
+    curvature = 2 * (float(torch.linalg.matrix_norm(system.design, 2)) ** 2 + weight)
+    Z = torch.zeros(n, C, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [Z],
+        max_iter=1,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0.0,
+        tolerance_change=0.0,
+    )
+
+    def objective() -> Tensor:
+        labels = Z / math.sqrt(curvature)
+        losses = [term.loss(term.head(labels, backend)) for term in terms]
+        return torch.stack(losses).mean() + weight * labels.square().sum()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = objective()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    residual, iteration = math.inf, 0
+    with progress.task(f"descend labels ({backend})", total=steps) as advance:
+        while iteration < steps and residual > tolerance:
+            optimizer.step(closure)  # type: ignore[no-untyped-call, unused-ignore]
+            iteration += 1
+            labels = Z.detach() / math.sqrt(curvature)
+            residual = system.certificate(labels, gamma)["residual"]
+            advance(1)
+        advance(steps - iteration)
+    if residual > tolerance:
+        raise NotConvergedError(
+            f"label descent through {backend!r} stopped after {steps} steps at a relative gradient of "
+            f"{residual:.1e}, above {tolerance:.1e}; a larger gamma makes the problem easier"
+        )
+    facts = {"condition": None, "solver": f"{backend}/l-bfgs", "iterations": iteration}
+    return labels, {**system.certificate(labels, gamma), **facts}

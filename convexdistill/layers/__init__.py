@@ -1,0 +1,29 @@
+"""Differentiable convex layers: functions first, ``nn.Module`` thin over them.
+
+Example:
+    >>> import torch
+    >>> from convexdistill import layers
+    >>> features, labels = torch.randn(20, 5), torch.randn(20, 3, requires_grad=True)
+    >>> fit = layers.ridge(features, labels, lam=0.1)
+    >>> fit.predict(torch.randn(7, 5)).sum().backward()
+    >>> labels.grad.shape
+    torch.Size([20, 3])
+"""
+
+from convexdistill.layers.backends import backends, register_backend
+from convexdistill.layers.head import ConvexHead
+from convexdistill.layers.modules import Ridge
+from convexdistill.layers.ridge import ridge
+from convexdistill.layers.solution import LinearFit, SolveInfo
+from convexdistill.layers.status import Status
+
+__all__ = [
+    "ConvexHead",
+    "LinearFit",
+    "Ridge",
+    "SolveInfo",
+    "Status",
+    "backends",
+    "register_backend",
+    "ridge",
+]

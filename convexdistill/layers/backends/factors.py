@@ -1,0 +1,81 @@
+"""Three factorisations of a regularised Gram matrix, one interface: factor once, apply often.
+
+For a matrix M (r×k) and λ ≥ 0 let S = MᵀM + λI (k×k). The primal form of ridge takes M = X, the dual
+M = Xᵀ. Each entry of ``FACTORS`` makes tensors from (M, λ), and ``apply`` turns those into S⁻¹B. All of it
+runs without gradient: the derivative rules in ``implicit.py`` need nothing but S⁻¹.
+
+- ``cholesky``: S = LLᵀ. The fastest; squares the condition number of M.
+- ``qr``: [M; √λ I] = QR, so S = RᵀR without ever forming S.
+- ``svd``: M = UΣVᵀ, S = V(Σ² + λ)Vᵀ + λ(I − VVᵀ). The slowest; knows the condition exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Factor = tuple[Tensor, ...]
+
+
+def cholesky(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
+    """Factor S = LLᵀ; also the condition of S estimated from L, and where L does not exist."""
+    S = M.mT @ M
+    S = S + lam[..., None, None] * torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+    L, info = torch.linalg.cholesky_ex(S)
+    diagonal = L.diagonal(dim1=-2, dim2=-1)
+    condition = (diagonal.amax(-1) / diagonal.amin(-1)) ** 2
+    # info == 0 proves nothing: rounding lets Cholesky "succeed" on singular matrices.
+    return (L,), condition, (info != 0) | ~(condition * _epsilon(M) < 1)
+
+
+def qr(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
+    """Factor S = RᵀR from the QR factorisation of [M; √λ I]."""
+    k = M.shape[-1]
+    eye = torch.eye(k, dtype=M.dtype, device=M.device)
+    root = (lam.sqrt()[..., None, None] * eye).expand(*M.shape[:-2], k, k)
+    R = torch.linalg.qr(torch.cat([M, root], dim=-2), mode="r").R
+    diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
+    largest, smallest = diagonal.amax(-1), diagonal.amin(-1)
+    return (R,), (largest / smallest) ** 2, smallest <= _epsilon(M) * largest
+
+
+def svd(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
+    """Factor S from the singular values of M."""
+    _, sigma, Vh = torch.linalg.svd(M, full_matrices=False)
+    largest = (sigma[..., 0] ** 2 + lam).sqrt()
+    wide = M.shape[-2] < M.shape[-1]  # then S has λ itself among its eigenvalues
+    smallest = lam.sqrt() if wide else (sigma[..., -1] ** 2 + lam).sqrt()
+    singular = smallest <= _epsilon(M) * largest
+    return (Vh, sigma, lam), (largest / smallest) ** 2, singular
+
+
+def apply(method: str, factor: Factor, B: Tensor) -> Tensor:
+    """S⁻¹B, (*B, k, c), for the factor that ``method`` made."""
+    if method == "cholesky":
+        return torch.cholesky_solve(B, factor[0])
+    if method == "qr":
+        (R,) = factor
+        half = torch.linalg.solve_triangular(R.mT, B, upper=False)
+        full: Tensor = torch.linalg.solve_triangular(R, half, upper=True)
+        return full
+    Vh, sigma, lam = factor
+    lam = lam[..., None, None]
+    inside = Vh @ B
+    answer = Vh.mT @ (inside / (sigma.unsqueeze(-1) ** 2 + lam))
+    if Vh.shape[-2] < Vh.shape[-1]:
+        answer = answer + (B - Vh.mT @ inside) / lam
+    return answer
+
+
+def _epsilon(M: Tensor) -> float:
+    """Relative size below which a singular value of M cannot be told from zero."""
+    return torch.finfo(M.dtype).eps * max(M.shape[-2:])
+
+
+FACTORS: dict[str, Callable[[Tensor, Tensor], tuple[Factor, Tensor, Tensor]]] = {
+    "cholesky": cholesky,
+    "qr": qr,
+    "svd": svd,
+}

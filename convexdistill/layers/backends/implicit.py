@@ -1,0 +1,123 @@
+"""Solutions of regularised systems as differentiable functions, to any order.
+
+Write S = NᵀM + λI and V = S⁻¹(NᵀE + B), where N = diag(s) M for weights s ≥ 0 and N = M without; the one
+map that both forms of ridge need:
+
+    primal   W = S⁻¹ Nᵀ Y              with M = X,  N = diag(s) X,  E = Y
+    dual     W = Xᵀ S⁻¹ Y              with M = N = Xᵀ (rows scaled by √s before), B = Y
+
+Differentiate S V = NᵀE + B: S dV = dNᵀ(E − MV) + Nᵀ(dE − dM V) + dB − dλ V. For a cotangent V̄ let
+U = S⁻¹V̄ (S is symmetric); then
+
+    Ē = N U      B̄ = U      N̄ = (E − MV) Uᵀ      M̄ = −(N U) Vᵀ      λ̄ = −⟨U, V⟩
+
+U is again a solution of the same kind (with E = 0, B = V̄), so the backward pass calls the function
+itself and every higher derivative follows. With M = N = X and E = Y these are the formulas of the ridge
+layer: ∂L/∂Y = XU, ∂L/∂X = N̄ + M̄ = (Y − XW)Uᵀ − XU Wᵀ, ∂L/∂λ = −⟨U, W⟩. Nothing is differentiated
+through a factorisation, so repeated singular values are harmless and one factor serves all orders; nor
+through √s, so weights of zero have their gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexdistill.layers.backends.factors import Factor, apply
+
+
+def solve(
+    M: Tensor,
+    N: Tensor | None,
+    E: Tensor | None,
+    B: Tensor | None,
+    lam: Tensor,
+    method: str,
+    factor: Factor,
+) -> Tensor:
+    """V = (NᵀM + λI)⁻¹(NᵀE + B), differentiable in M, N, E, B and λ.
+
+    Args:
+        M: (*B, r, k).
+        N: (*B, r, k), rows of M times weights; None where it is M itself.
+        E: (*B, r, c) or None for zero.
+        B: (*B, k, c) or None for zero.
+        lam: (*B,).
+        method: which factorisation ``factor`` is.
+        factor: its tensors, without gradient, with leading dimensions *B.
+    """
+    # torch.compile refuses Functions that define a jvp, so it gets the one without.
+    function = _Solve if torch.compiler.is_compiling() else _SolveWithJvp
+    answer: Tensor = function.apply(M, N, E, B, lam, method, *factor)
+    return answer
+
+
+class _Solve(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        M: Tensor,
+        N: Tensor | None,
+        E: Tensor | None,
+        B: Tensor | None,
+        lam: Tensor,
+        method: str,
+        *factor: Tensor,
+    ) -> Tensor:
+        right = torch.zeros((), dtype=M.dtype, device=M.device) if B is None else B
+        return apply(method, factor, right if E is None else right + (M if N is None else N).mT @ E)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        M, N, E, B, lam, method, *factor = inputs
+        ctx.method = method
+        ctx.save_for_backward(M, N, E, B, lam, output, *factor)
+
+    @staticmethod
+    def backward(ctx: Any, V_bar: Tensor) -> Any:
+        M, N, E, _, lam, V, *factor = ctx.saved_tensors
+        need_M, need_N, need_E, need_B, need_lam = ctx.needs_input_grad[:5]
+        U = solve(M, N, None, V_bar, lam, ctx.method, tuple(factor))
+        NU = (M if N is None else N) @ U if need_M or need_E else None
+        N_bar = _minus(E, M @ V) @ U.mT if need_N or (need_M and N is None) else None
+        M_bar = -NU @ V.mT if NU is not None and need_M else None
+        if N is None and M_bar is not None:
+            M_bar, N_bar = M_bar + N_bar, None
+        lam_bar = -(U * V).sum((-2, -1)) if need_lam else None
+        grads = (M_bar, N_bar, NU if need_E else None, U if need_B else None, lam_bar)
+        return *grads, None, *(None for _ in factor)
+
+
+class _SolveWithJvp(_Solve):
+    """The same, with forward-mode derivatives: ``jacfwd``, ``hessian``, ``torch.func.jvp``."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _Solve.setup_context(ctx, inputs, output)
+        M, N, E, B, lam, _, *factor = inputs
+        ctx.save_for_forward(M, N, E, B, lam, output, *factor)
+
+    @staticmethod
+    def jvp(ctx: Any, dM: Any, dN: Any, dE: Any, dB: Any, dlam: Any, *_: Any) -> Tensor:
+        M, N, E, _, lam, V, *factor = ctx.saved_tensors
+        right, rows = torch.zeros_like(V), M if N is None else N
+        if N is None:
+            dN = dM
+        if dN is not None:
+            right = right + dN.mT @ _minus(E, M @ V)
+        if dM is not None:
+            right = right - rows.mT @ (dM @ V)
+        if dE is not None:
+            right = right + rows.mT @ dE
+        if dB is not None:
+            right = right + dB
+        if dlam is not None:
+            right = right - dlam[..., None, None] * V
+        return solve(M, N, None, right, lam, ctx.method, tuple(factor))
+
+
+def _minus(E: Tensor | None, MV: Tensor) -> Tensor:
+    return -MV if E is None else E - MV

@@ -1,0 +1,16 @@
+"""The ``torch`` backend: closed forms, batched, on any device, differentiable to any order."""
+
+from __future__ import annotations
+
+from convexdistill.layers.backends.base import Backend
+from convexdistill.layers.backends.torch_ridge import solve_ridge
+from convexdistill.layers.problem import RidgeProblem
+
+BACKEND = Backend(
+    name="torch",
+    solvers={RidgeProblem: solve_ridge},
+    summary="closed forms in PyTorch: batched, any device, double backward, torch.func, compile",
+    double_backward=True,
+    transforms=True,
+    priority=100,
+)

@@ -1,0 +1,109 @@
+"""Refuse inputs that have no meaning, and say which one, what was found, where, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexdistill.errors import (
+    DeviceError,
+    DtypeError,
+    NonFiniteInputError,
+    ParameterRangeError,
+    ShapeError,
+)
+from convexdistill.layers.problem import broadcast_shapes
+
+
+def require_tensor(name: str, value: Any) -> Tensor:
+    """Return ``value`` if it is a real floating-point tensor.
+
+    Raises:
+        DtypeError: it is not.
+    """
+    if not isinstance(value, Tensor):
+        raise DtypeError(
+            f"{name} must be a torch.Tensor, got {type(value).__module__}.{type(value).__qualname__}; "
+            f"wrap it in torch.as_tensor(...)."
+        )
+    if not value.is_floating_point():
+        raise DtypeError(
+            f"{name} must be a floating-point tensor, got {value.dtype}; use {name}.float() "
+            "(class indices become soft labels with torch.nn.functional.one_hot)."
+        )
+    return value
+
+
+def require_same_kind(**tensors: Tensor | None) -> None:
+    """Check that all tensors share the dtype and the device of the first.
+
+    Raises:
+        DtypeError: dtypes differ.
+        DeviceError: devices differ.
+    """
+    (first, reference), *rest = ((k, v) for k, v in tensors.items() if v is not None)
+    for name, tensor in rest:
+        if tensor.dtype != reference.dtype:
+            raise DtypeError(
+                f"{name} is {tensor.dtype} but {first} is {reference.dtype}; "
+                f"bring them to one dtype, for example {name}.to({first}.dtype)."
+            )
+        if tensor.device != reference.device:
+            raise DeviceError(
+                f"{name} is on {tensor.device} but {first} is on {reference.device}; "
+                f"bring them to one device, for example {name}.to({first}.device)."
+            )
+
+
+def require_finite(name: str, tensor: Tensor) -> None:
+    """Check that no entry is NaN or infinite.
+
+    Raises:
+        NonFiniteInputError: one is; the message names the first and counts them.
+    """
+    bad = ~torch.isfinite(tensor)
+    if not bool(bad.any()):
+        return
+    where = torch.nonzero(bad)[0].tolist()
+    value = float(tensor[tuple(where)])
+    raise NonFiniteInputError(
+        f"{name}{_index(where)} is {value} ({int(bad.sum())} of {tensor.numel()} values are not "
+        f"finite); look for the step that made it, upstream of the layer."
+    )
+
+
+def require_nonnegative(name: str, tensor: Tensor) -> None:
+    """Check that no entry is negative.
+
+    Raises:
+        ParameterRangeError: one is; the message names the first.
+    """
+    bad = tensor < 0
+    if not bool(bad.any()):
+        return
+    where = torch.nonzero(bad)[0].tolist()
+    raise ParameterRangeError(
+        f"{name}{_index(where)} is {float(tensor[tuple(where)])}, but {name} must be >= 0."
+    )
+
+
+def require_broadcast(*named: tuple[str, torch.Size]) -> torch.Size:
+    """The common shape of leading dimensions.
+
+    Raises:
+        ShapeError: they do not broadcast; the message shows them all.
+    """
+    try:
+        return broadcast_shapes(*(shape for _, shape in named))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in named)
+        raise ShapeError(
+            f"the leading (batch) dimensions do not broadcast: {shapes}; "
+            "make them equal, or 1 where a tensor is shared."
+        ) from None
+
+
+def _index(where: list[int]) -> str:
+    return f"[{', '.join(map(str, where))}]" if where else ""

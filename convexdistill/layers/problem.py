@@ -1,0 +1,82 @@
+"""The plain convex problems that backends solve, and the test that an answer is one.
+
+A layer reduces what its user asked for (weights, intercepts, vector labels) to one of these, in
+float64; a backend sees nothing else. A new kind of layer adds its problem here or beside it, with a
+``residual`` method, and the backends that can solve it register a solver for that class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def broadcast_shapes(*shapes: tuple[int, ...]) -> torch.Size:
+    """``torch.broadcast_shapes``, typed."""
+    common: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    return common
+
+
+class Problem(Protocol):
+    """What every problem can do: measure how far an answer is from optimal."""
+
+    def residual(self, weight: Tensor) -> Tensor:
+        """(*B,) relative optimality residual of ``weight``, without gradient."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeProblem:
+    """Minimise ``Σ_i s_i ‖x_i W − y_i‖² + Σ_c λ_c ‖W_c‖²`` over W (d×C).
+
+    Attributes:
+        features: X, (*Bx, n, d) float64, finite.
+        labels: Y, (*By, n, C) float64, finite.
+        lam: λ ≥ 0, (*Bl, 1) for one value a batch element, (*Bl, C) for one a column.
+        weights: s ≥ 0, (*Bs, n), or None for all 1.
+    """
+
+    features: Tensor
+    labels: Tensor
+    lam: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The common leading dimensions *B."""
+        return broadcast_shapes(
+            self.features.shape[:-2],
+            self.labels.shape[:-2],
+            self.lam.shape[:-1],
+            () if self.weights is None else self.weights.shape[:-1],
+        )
+
+    def plain(self) -> RidgeProblem:
+        """The same problem without weights: rows scaled by √s.
+
+        Exact, but √s has no derivative at 0: a gradient to a weight of zero is NaN this way. The primal
+        closed form does not go this way.
+        """
+        if self.weights is None:
+            return self
+        root = self.weights.sqrt().unsqueeze(-1)
+        return RidgeProblem(root * self.features, root * self.labels, self.lam)
+
+    def residual(self, weight: Tensor) -> Tensor:
+        """``‖Xᵀ(XW − Y) + λW‖ / (‖X‖ ‖Y‖)``, (*B,), in Frobenius norms, rows scaled by √s.
+
+        Half the gradient of the objective over the size it has at W = 0 (by Cauchy–Schwarz), so 0 is
+        optimal and 1 is no better than not having solved. Labels that are all zero have the answer 0,
+        for which the residual is 0.
+        """
+        with torch.no_grad():
+            plain = self.plain()
+            X, Y, W = plain.features.detach(), plain.labels.detach(), weight.detach()
+            gradient = X.mT @ (X @ W - Y) + self.lam.detach().unsqueeze(-2) * W
+            scale = torch.linalg.matrix_norm(X) * torch.linalg.matrix_norm(Y)
+            tiny = torch.finfo(scale.dtype).tiny
+            relative: Tensor = torch.linalg.matrix_norm(gradient) / scale.clamp_min(tiny)
+            return relative.expand(self.batch_shape)

@@ -1,0 +1,46 @@
+"""How a solve ended, one code per batch element."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How the solve of one batch element ended; ``message`` is the sentence a user reads.
+
+    Example:
+        >>> from convexdistill.layers import Status
+        >>> Status(0).name, Status.OPTIMAL.message
+        ('OPTIMAL', 'The answer meets the optimality conditions to the promised accuracy.')
+    """
+
+    OPTIMAL = 0
+    INACCURATE = 1
+    SINGULAR = 2
+    NONFINITE_INPUT = 3
+    INVALID_INPUT = 4
+
+    @property
+    def message(self) -> str:
+        """The sentence that explains this status."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.OPTIMAL: "The answer meets the optimality conditions to the promised accuracy.",
+    Status.INACCURATE: (
+        "The optimality conditions are not met to the promised accuracy; "
+        "raise lam, scale the features, or use method='svd'."
+    ),
+    Status.SINGULAR: (
+        "The linear system is singular to working precision, so the answer is not unique; "
+        "raise lam, or drop features that repeat each other."
+    ),
+    Status.NONFINITE_INPUT: (
+        "An input holds NaN or infinity, so there is no answer; look upstream of the layer."
+    ),
+    Status.INVALID_INPUT: (
+        "lam or sample_weight is negative, or all sample weights are zero where an intercept "
+        "is to be fitted, so the problem has no meaning."
+    ),
+}

@@ -1,0 +1,210 @@
+"""Moments of the target set: all that the squared-loss label solve needs to know of it.
+
+For each extractor φ_k of a pool, with Φ_T the N×(d_k+1) matrix of target features and a last column of ones,
+and T the N×C one-hot labels::
+
+    gram.k  = Φ_Tᵀ Φ_T      (d_k+1, d_k+1)  float64
+    cross.k = Φ_Tᵀ T        (d_k+1, C)      float64
+
+They are plain sums over images: one pass makes them, memory does not depend on N, and the moments of two
+parts of a data set add up to those of the whole. Centring and scaling are algebra on them afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convexdistill import progress
+from convexdistill.data import ImageData, Preprocessing
+from convexdistill.device import resolve_device
+from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
+from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, Shape, spec_from_dict
+from convexdistill.files import read_tensors, write_tensors
+
+KIND = "moments"
+FORMAT_VERSION = 1
+
+Spec = ExtractorSpec | ModuleSpec
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Gram and cross moments of a target set under a pool of extractors.
+
+    Attributes:
+        gram: per extractor ``(d+1, d+1)`` float64; the last row and column belong to the ones.
+        cross: per extractor ``(d+1, C)`` float64.
+        counts: ``(C,)`` int64, images of each class.
+        pool: the specifications of the extractors.
+        extractors: the extractors themselves, for the shape of the target's images.
+        preprocessing: normalisation of the images.
+        target: ``name``, ``classes``, ``shape`` and ``fingerprints`` of the parts that were summed.
+    """
+
+    gram: tuple[Tensor, ...]
+    cross: tuple[Tensor, ...]
+    counts: Tensor
+    pool: tuple[Spec, ...]
+    extractors: tuple[FrozenExtractor, ...]
+    preprocessing: Preprocessing
+    target: Mapping[str, Any]
+
+    @property
+    def images(self) -> int:
+        """N, the number of images summed over."""
+        return int(self.counts.sum())
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.counts)
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height, width of the target's images."""
+        channels, height, width = self.target["shape"]
+        return channels, height, width
+
+    def merge(self, other: Moments) -> Moments:
+        """The moments of both parts together.
+
+        Raises:
+            InvalidInputError: different pools, preprocessing, classes or shapes, or a part that is in both.
+        """
+        mine, theirs = self._identity(), other._identity()
+        if differing := [key for key in mine if mine[key] != theirs[key]]:
+            raise InvalidInputError(f"these moments do not belong together: they differ in {', '.join(differing)}")
+        if shared := set(self.target["fingerprints"]) & set(other.target["fingerprints"]):
+            raise InvalidInputError(f"a part would be counted twice: {', '.join(sorted(shared))}")
+        fingerprints = sorted([*self.target["fingerprints"], *other.target["fingerprints"]])
+        return replace(
+            self,
+            gram=tuple(a + b for a, b in zip(self.gram, other.gram, strict=True)),
+            cross=tuple(a + b for a, b in zip(self.cross, other.cross, strict=True)),
+            counts=self.counts + other.counts,
+            target={**self.target, "fingerprints": fingerprints},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the moments as safetensors with a manifest, atomically."""
+        tensors = {"counts": self.counts}
+        for k, (gram, cross) in enumerate(zip(self.gram, self.cross, strict=True)):
+            tensors |= {f"gram.{k}": gram, f"cross.{k}": cross}
+        manifest = {"kind": KIND, "format_version": FORMAT_VERSION, "images": self.images}
+        write_tensors(path, tensors, {**manifest, **self._identity(), "target": dict(self.target)})
+
+    @classmethod
+    def load(cls, path: str | Path, *, pool: Sequence[Spec] | None = None) -> Moments:
+        """Read moments and build their extractors again.
+
+        Args:
+            path: a file of :meth:`save`.
+            pool: the pool, where it holds modules of the caller that a file cannot rebuild.
+
+        Raises:
+            FileFormatError: the file is damaged or foreign, or does not belong to ``pool``.
+        """
+        tensors, manifest = read_tensors(path, kind=KIND, version=FORMAT_VERSION)
+        try:
+            records = manifest["pool"]
+            specs = tuple(map(spec_from_dict, records)) if pool is None else tuple(pool)
+            target = manifest["target"]
+            shape = tuple(target["shape"])
+            gram = tuple(tensors[f"gram.{k}"] for k in range(len(specs)))
+            cross = tuple(tensors[f"cross.{k}"] for k in range(len(specs)))
+            counts = tensors["counts"]
+            preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
+        except (KeyError, TypeError) as error:
+            raise FileFormatError(f"{path} lacks a part that moments have: {error}") from error
+        if [spec.to_dict() for spec in specs] != records:
+            raise FileFormatError(f"{path} was accumulated with another pool than the one given")
+        extractors = tuple(spec.build(shape) for spec in specs)
+        moments = cls(gram, cross, counts, specs, extractors, preprocessing, target)
+        moments._validate(path)
+        return moments
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "pool": [spec.to_dict() for spec in self.pool],
+            "preprocessing": self.preprocessing.to_dict(),
+            "classes": list(self.target["classes"]),
+            "shape": list(self.target["shape"]),
+        }
+
+    def _validate(self, path: str | Path) -> None:
+        total = self.images
+        for k, (gram, cross) in enumerate(zip(self.gram, self.cross, strict=True)):
+            fits = gram.ndim == 2 and gram.shape[0] == gram.shape[1] == cross.shape[0]
+            if not fits or cross.shape[1:] != self.counts.shape or gram.dtype != torch.float64:
+                raise FileFormatError(f"{path}: gram.{k} and cross.{k} do not fit together")
+            if not (gram.isfinite().all() and cross.isfinite().all()):
+                raise FileFormatError(f"{path}: gram.{k} or cross.{k} holds NaN or infinity")
+            # The ones column counts images, so the file checks itself.
+            if abs(float(gram[-1, -1]) - total) > 1e-6 * total:
+                raise FileFormatError(f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}")
+
+
+@torch.no_grad()
+def accumulate(
+    pool: Sequence[Spec],
+    target: ImageData,
+    *,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 1000,
+    device: str | torch.device = "auto",
+) -> Moments:
+    """One pass over the target set; sums in float64.
+
+    Args:
+        pool: specifications of the extractors; see :func:`convexdistill.features.pool`.
+        target: the labelled target set.
+        preprocessing: normalisation; default: fitted to ``target``. Parts that will be merged must share one.
+        batch_size: images a batch.
+        device: where the features are computed.
+
+    Raises:
+        NonFiniteInputError: an extractor gives NaN or infinite features.
+
+    Example:
+        >>> import convexdistill as cd
+        >>> target = cd.data.load("digits")
+        >>> moments = cd.accumulate(cd.features.pool("convnet", count=1), target)
+        >>> moments.images == len(target), moments.gram[0].shape
+        (True, torch.Size([129, 129]))
+    """
+    where = resolve_device(device)
+    preprocessing = preprocessing or Preprocessing.fit(target)
+    extractors = tuple(spec.build(target.shape) for spec in pool)
+    one_hot = nn.functional.one_hot(target.labels, target.num_classes).double()
+    gram, cross = [], []
+    batches = list(zip(target.images.split(batch_size), one_hot.split(batch_size), strict=True))
+    with progress.task("accumulate moments", total=len(extractors) * len(batches)) as advance:
+        for spec, extractor in zip(pool, extractors, strict=True):
+            extractor.to(where)
+            G, R = 0.0, 0.0
+            for images, labels in batches:
+                features = extractor(preprocessing(images.to(where))).cpu().double()
+                if not features.isfinite().all():
+                    raise NonFiniteInputError(f"extractor {spec.to_dict()['network']!r} gives NaN or infinite features")
+                features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1)
+                G = features.T @ features + G
+                R = features.T @ labels + R
+                advance(1)
+            extractor.cpu()
+            gram.append(G)
+            cross.append(R)
+    description = {
+        "name": target.name,
+        "split": target.split,
+        "classes": list(target.classes),
+        "shape": list(target.shape),
+        "fingerprints": [target.fingerprint],
+    }
+    counts = torch.tensor(target.counts)
+    return Moments(tuple(gram), tuple(cross), counts, tuple(pool), extractors, preprocessing, description)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""How far a long job is: the library reports, whoever runs it decides what is shown.
+
+Library code writes ``with progress.task("accumulate", total=50) as advance: ... advance(1)``. By default
+nothing is shown. The command line installs a :class:`Reporter` for the duration of a command.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Protocol, TextIO
+
+Advance = Callable[[int], None]
+
+
+class Reporter(Protocol):
+    """Shows tasks; see :func:`reporting`."""
+
+    def task(self, description: str, total: int) -> AbstractContextManager[Advance]:
+        """Show a task of ``total`` steps until the block ends; the function it yields advances it."""
+        ...
+
+
+class _Silent:
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        yield lambda steps: None
+
+
+class PlainReporter:
+    """One line when a task starts and one when it ends, for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Print the start of the task, and its seconds at the end."""
+        start = time.perf_counter()
+        print(f"{description} ...", file=self.stream, flush=True)
+        yield lambda steps: None
+        seconds = time.perf_counter() - start
+        print(f"{description}: done in {seconds:.1f} s", file=self.stream, flush=True)
+
+
+class RichReporter:
+    """A bar with a count and the time left, for terminals."""
+
+    @contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Draw the bar on standard error; leave it there, full, when the task ends."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("•"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        with Progress(*columns, console=Console(stderr=True), expand=False) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda steps: bar.advance(task, steps)
+
+
+_SILENT: Reporter = _Silent()
+_current: ContextVar[Reporter] = ContextVar("convexdistill_progress", default=_SILENT)
+
+
+def task(description: str, total: int) -> AbstractContextManager[Advance]:
+    """Report a task of ``total`` steps to whoever listens."""
+    return _current.get().task(description, total)
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """Show the tasks of everything inside the block through ``reporter``."""
+    token = _current.set(reporter)
+    try:
+        yield
+    finally:
+        _current.reset(token)
