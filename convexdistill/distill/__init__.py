@@ -1,0 +1,10 @@
+"""The label solves: from moments and base examples to a distilled set. One method a file.
+
+A new distiller returns a :class:`convexdistill.DistilledSet` and is one line in ``METHODS``.
+"""
+
+from convexdistill.distill.closed_form import closed_form
+
+METHODS = {"closed-form": closed_form}
+
+__all__ = ["METHODS", "closed_form"]

@@ -1,0 +1,6 @@
+"""How good a distilled set is: baselines, the protocol, and the table."""
+
+from convexdistill.evaluate.protocol import evaluate
+from convexdistill.evaluate.table import EvaluationTable, Row
+
+__all__ = ["EvaluationTable", "Row", "evaluate"]

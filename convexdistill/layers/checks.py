@@ -69,7 +69,7 @@ def require_finite(name: str, tensor: Tensor) -> None:
     where = torch.nonzero(bad)[0].tolist()
     value = float(tensor[tuple(where)])
     raise NonFiniteInputError(
-        f"{name}{_index(where)} is {value} ({int(bad.sum())} of {tensor.numel()} values are not "
+        f"{name}{_index(tensor, where)} is {value} ({int(bad.sum())} of {tensor.numel()} values are not "
         f"finite); look for the step that made it, upstream of the layer."
     )
 
@@ -85,7 +85,7 @@ def require_nonnegative(name: str, tensor: Tensor) -> None:
         return
     where = torch.nonzero(bad)[0].tolist()
     raise ParameterRangeError(
-        f"{name}{_index(where)} is {float(tensor[tuple(where)])}, but {name} must be >= 0."
+        f"{name}{_index(tensor, where)} is {float(tensor[tuple(where)])}, but {name} must be >= 0."
     )
 
 
@@ -105,5 +105,7 @@ def require_broadcast(*named: tuple[str, torch.Size]) -> torch.Size:
         ) from None
 
 
-def _index(where: list[int]) -> str:
+def _index(tensor: Tensor, where: list[int]) -> str:
+    if tensor.numel() == 1:
+        return ""
     return f"[{', '.join(map(str, where))}]" if where else ""

@@ -52,7 +52,7 @@ def enforce(info: SolveInfo, on_failure: str) -> None:
         f"{float(info.residual.nan_to_num(nan=float('inf')).max()):.1e}. {status.message}"
     )
     if on_failure == "warn":
-        warnings.warn(message, NumericalWarning, stacklevel=4)
+        warnings.warn(message, NumericalWarning, stacklevel=3)
         return
     kind = SingularSystemError if status is Status.SINGULAR else NotConvergedError
     raise kind(message, info=info, batch_indices=tuple(failed))

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from convexdistill.errors import ParameterRangeError
+from convexdistill.layers.backends import select
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.failure import POLICIES
+from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.reduction import INTERCEPTS
 from convexdistill.layers.ridge import FORMS, ridge
 from convexdistill.layers.solution import LinearFit
@@ -28,6 +30,7 @@ class Ridge(nn.Module):
         on_failure: as in ``ridge``.
 
     Raises:
+        BackendUnavailableError: the backend cannot run here.
         ParameterRangeError: ``lam`` is negative or not finite, or zero with ``learn_lam=True``.
         UnknownNameError: an option is no known word.
 
@@ -65,6 +68,7 @@ class Ridge(nn.Module):
         self.lam = lam
         self.learn_lam = learn_lam
         self.intercept = pick("intercept", intercept, INTERCEPTS)
+        select(backend, RidgeProblem)  # refuse an unknown backend now and not at the first batch
         self.backend = backend
         self.form = pick("form", form, FORMS)
         self.method = method
@@ -89,7 +93,8 @@ class Ridge(nn.Module):
         """
         if lam is None:
             # The parameter has a dtype of its own; the solve wants that of the features.
-            lam = self.lam if self.log_lam is None else self.log_lam.to(features.dtype).exp()
+            dtype = getattr(features, "dtype", None)
+            lam = self.lam if self.log_lam is None else self.log_lam.exp().to(dtype)
         return ridge(
             features,
             labels,
@@ -104,7 +109,7 @@ class Ridge(nn.Module):
 
     def extra_repr(self) -> str:
         """The options that differ from the defaults, and λ as it is now."""
-        lam = self.lam if self.log_lam is None else math.exp(float(self.log_lam))
+        lam = self.lam if self.log_lam is None else math.exp(self.log_lam.item())
         words = [f"lam={lam:g}"] + (["learn_lam=True"] if self.learn_lam else [])
         defaults = {
             "intercept": "none",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,8 @@ def ridge(
         labels: Y, (*B, n, C); or vectors (*B, n), exactly when ``labels.ndim == features.ndim - 1``.
         lam: λ ≥ 0: a number, or a tensor () or broadcastable to (*B, C), so that its last dimension
             counts columns of the labels. May require grad.
-        sample_weight: s ≥ 0, (*B, n). Default: all 1.
+        sample_weight: s ≥ 0, (*B, n). Default: all 1. May require grad; its gradient at a weight of zero is
+            right in the torch backend's primal form (which ``form="auto"`` then takes), NaN elsewhere.
         intercept: ``"none"``; ``"free"``, unpenalised as in scikit-learn; or ``"penalized"``, the weight of
             a column of ones as in the paper.
         backend: ``"auto"`` (the closed form), ``"torch"``, ``"cvxpylayers"``, or a registered name.
@@ -92,10 +95,11 @@ def ridge(
     hidden = inside_transform()
     if hidden:
         on_failure = "nan"
-    if on_failure != "nan":
+    if on_failure == "nan":
+        X, Y, lam, weights, nonfinite, invalid = _sanitise(X, Y, lam, weights, intercept)
+    else:
         _check_values(features, labels, lam, weights, intercept)
-
-    X, Y, lam, weights, nonfinite, invalid = _sanitise(X, Y, lam, weights, intercept)
+        nonfinite = invalid = torch.zeros((), dtype=torch.bool, device=X.device)
     problem, recover = reduce(X, Y, lam, weights, intercept)
     options = SolveOptions(form, method, on_failure, data_dependent=not hidden)
     solved = solver.solvers[RidgeProblem](problem, options)
@@ -126,7 +130,7 @@ def _standardise(
     s = None if sample_weight is None else checks.require_tensor("sample_weight", sample_weight)
     if isinstance(lam, Tensor):
         checks.require_same_kind(features=X, labels=Y, sample_weight=s, lam=checks.require_tensor("lam", lam))
-    elif isinstance(lam, bool) or not isinstance(lam, (int, float)):
+    elif isinstance(lam, bool) or not isinstance(lam, Real):
         raise DtypeError(f"lam must be a number or a torch.Tensor, got {type(lam).__qualname__}.")
     else:
         checks.require_same_kind(features=X, labels=Y, sample_weight=s)

@@ -28,7 +28,8 @@ class SolveInfo:
         status: (*B,) int8, a :class:`Status` per batch element.
         residual: (*B,) float64, the relative optimality residual, see
             :meth:`convexdistill.layers.problem.RidgeProblem.residual`.
-        condition: (*B,) float64 estimate of the condition number of the system, or None where
+        condition: (*B,) float64 condition number of the system that was solved, exact for ``"svd"`` and
+            an estimate for other methods (within about the size of the system), or None where
             the backend does not know it.
     """
 

@@ -4,13 +4,19 @@ from convexdistill.training.loop import minibatches, train_together
 from convexdistill.training.ready import ReadyNetwork
 from convexdistill.training.recipe import LOSSES, OPTIMIZERS, Recipe
 from convexdistill.training.side_by_side import SideBySide
+from convexdistill.training.trials import Candidate, Trial, accuracies, run_trials, training_steps
 
 __all__ = [
     "LOSSES",
     "OPTIMIZERS",
+    "Candidate",
     "ReadyNetwork",
     "Recipe",
     "SideBySide",
+    "Trial",
+    "accuracies",
     "minibatches",
+    "run_trials",
     "train_together",
+    "training_steps",
 ]

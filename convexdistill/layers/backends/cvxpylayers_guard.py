@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexdistill.errors import NotConvergedError, UnsupportedError
+from convexdistill.errors import BackendUnavailableError, NotConvergedError, UnsupportedError
 from convexdistill.layers.backends.base import inside_transform
 
 CACHE_SIZE = 32
@@ -92,9 +92,21 @@ class Cache:
         return len(self._entries)
 
 
-def default_solver() -> str:
-    """``"moreau"`` where it is installed, since it keeps quadratic objectives; else ``"diffcp"``."""
-    return "diffcp" if find_spec("moreau") is None else "moreau"
+def require_solver(method: str) -> str:
+    """The solver of ``method``: for ``"auto"`` MOREAU, which keeps quadratic objectives, or else DIFFCP.
+
+    Raises:
+        BackendUnavailableError: MOREAU was asked for by name, and it is not installed.
+    """
+    installed = find_spec("moreau") is not None
+    if method == "moreau" and not installed:
+        raise BackendUnavailableError(
+            'method="moreau" cannot run here: moreau is not installed; pip install moreau, '
+            'or use method="auto".'
+        )
+    if method == "auto":
+        return "moreau" if installed else "diffcp"
+    return method
 
 
 def constructor_arguments(solver: str) -> dict[str, Any]:
@@ -180,7 +192,8 @@ class _Guarded(torch.autograd.Function):
         if ctx.inner is None:  # nothing was solved: an empty batch, or a solver that gave up
             grads: list[Tensor | None] = [torch.full_like(p, float("nan")) for p in parameters]
         else:
-            grads = _gradients(*ctx.inner, cotangent.detach(), ctx.on_failure)
+            layer, leaves, output = ctx.inner
+            grads = _gradients(layer, leaves, output, cotangent.detach(), ctx.on_failure)
         result: list[Tensor | None] = [None, None, None]
         for parameter, grad, needed in zip(parameters, grads, ctx.needed, strict=True):
             if not needed:

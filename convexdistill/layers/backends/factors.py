@@ -24,8 +24,7 @@ def cholesky(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
     S = M.mT @ M
     S = S + lam[..., None, None] * torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
     L, info = torch.linalg.cholesky_ex(S)
-    diagonal = L.diagonal(dim1=-2, dim2=-1)
-    condition = (diagonal.amax(-1) / diagonal.amin(-1)) ** 2
+    condition = torch.linalg.matrix_norm(S) * _inverse_norm("cholesky", (L,))
     # info == 0 proves nothing: rounding lets Cholesky "succeed" on singular matrices.
     return (L,), condition, (info != 0) | ~(condition * _epsilon(M) < 1)
 
@@ -37,8 +36,9 @@ def qr(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
     root = (lam.sqrt()[..., None, None] * eye).expand(*M.shape[:-2], k, k)
     R = torch.linalg.qr(torch.cat([M, root], dim=-2), mode="r").R
     diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
-    largest, smallest = diagonal.amax(-1), diagonal.amin(-1)
-    return (R,), (largest / smallest) ** 2, smallest <= _epsilon(M) * largest
+    singular = diagonal.amin(-1) <= _epsilon(M) * diagonal.amax(-1)
+    condition = torch.linalg.matrix_norm(R) ** 2 * _inverse_norm("qr", (R,))
+    return (R,), condition, singular
 
 
 def svd(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
@@ -67,6 +67,17 @@ def apply(method: str, factor: Factor, B: Tensor) -> Tensor:
     if Vh.shape[-2] < Vh.shape[-1]:
         answer = answer + (B - Vh.mT @ inside) / lam
     return answer
+
+
+def _inverse_norm(method: str, factor: Factor, steps: int = 3) -> Tensor:
+    """Estimate of ‖S⁻¹‖₂ by inverse iteration from a fixed vector, at the price of a few columns."""
+    k = factor[0].shape[-1]
+    v = torch.cos(torch.arange(1, k + 1, dtype=factor[0].dtype, device=factor[0].device))
+    v = v.unsqueeze(-1).expand(*factor[0].shape[:-2], k, 1)
+    for _ in range(steps):
+        v = apply(method, factor, v / torch.linalg.matrix_norm(v, keepdim=True))
+    norm: Tensor = torch.linalg.matrix_norm(v)
+    return norm
 
 
 def _epsilon(M: Tensor) -> float:

@@ -15,6 +15,9 @@ from convexdistill.layers.backends.implicit import solve
 from convexdistill.layers.problem import RidgeProblem, broadcast_shapes
 
 # Cholesky answers of well-conditioned float64 problems lie near 1e-16; above this the next method runs.
+# The residual cannot see errors along directions that hardly move it, so a bad condition is enough as well:
+# Cholesky's error grows like condition × 1e-16.
+CHOLESKY_CONDITION = 1e10
 ESCALATE_ABOVE = 1e-12
 METHODS = ("auto", *FACTORS)
 
@@ -37,12 +40,18 @@ def solve_ridge(problem: RidgeProblem, options: SolveOptions) -> Solved:
     for method in FACTORS:
         solved = _solve_once(problem, form, method)
         score = _score(problem, solved)
-        if best is None or score < best_score or (method == "svd" and score == best_score):
+        if score <= ESCALATE_ABOVE and (method != "cholesky" or _well_conditioned(solved)):
+            return solved
+        if best is None or score <= best_score:
             best, best_score = solved, score
-        if score <= ESCALATE_ABOVE:
-            break
     assert best is not None
     return best
+
+
+def _well_conditioned(solved: Solved) -> bool:
+    """Whether Cholesky can be trusted for every batch element."""
+    condition = solved.condition
+    return condition is None or bool((condition <= CHOLESKY_CONDITION).all())
 
 
 def _needs_weight_gradient_at_zero(problem: RidgeProblem, options: SolveOptions) -> bool:

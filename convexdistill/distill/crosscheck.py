@@ -1,0 +1,47 @@
+"""The certificate by an independent solver: the final ridge head through both backends."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from torch import Tensor
+
+from convexdistill.distill.outer import OuterTerm
+
+# Above this many entries of Φ a conic solver takes minutes.
+LARGEST = 20_000
+
+
+def cross_check(term: OuterTerm, labels: Tensor) -> dict[str, Any] | None:
+    """Solve the ridge head of ``labels`` with ``torch`` and with ``cvxpylayers`` and compare.
+
+    Args:
+        term: an extractor's base features and λ.
+        labels: ``(n, C)``, the learned labels.
+
+    Returns:
+        ``relative_difference`` (Frobenius), ``torch_seconds``, ``cvxpylayers_seconds`` (the second solve, when
+        the compiled program is there), ``cvxpylayers_setup_seconds`` (the first) and ``n``, ``d``; ``None``
+        where the problem is larger than :data:`LARGEST` entries.
+    """
+    if term.features.numel() > LARGEST:
+        return None
+
+    def timed(backend: str) -> tuple[Tensor, float]:
+        start = time.perf_counter()
+        head = term.head(labels, backend)
+        return head, time.perf_counter() - start
+
+    timed("torch")  # the first call pays for loading libraries
+    ours, torch_seconds = timed("torch")
+    _, setup_seconds = timed("cvxpylayers")
+    theirs, cvxpylayers_seconds = timed("cvxpylayers")
+    return {
+        "n": len(term.features),
+        "d": term.features.shape[1],
+        "relative_difference": float((ours - theirs).norm() / ours.norm()),
+        "torch_seconds": torch_seconds,
+        "cvxpylayers_seconds": cvxpylayers_seconds,
+        "cvxpylayers_setup_seconds": setup_seconds,
+    }

@@ -1,0 +1,155 @@
+"""``evaluate``: train from scratch on the distilled set and on every baseline, and test once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from convexdistill import data as data_sets
+from convexdistill.data import ImageData
+from convexdistill.device import resolve_device
+from convexdistill.distilled import DistilledSet, fresh_network
+from convexdistill.errors import InvalidInputError, ParameterRangeError
+from convexdistill.evaluate.baselines import candidates, nearest_neighbour_accuracy, transferred_labels
+from convexdistill.evaluate.table import EvaluationTable, Row, summarise
+from convexdistill.features import Shape
+from convexdistill.seeds import child_seed
+from convexdistill.training import OPTIMIZERS, Recipe, Trial, accuracies, run_trials
+
+NetworkLike = str | Callable[[Shape, int], nn.Module]
+
+
+def evaluate(
+    distilled: DistilledSet | Sequence[DistilledSet],
+    networks: Iterable[NetworkLike] = ("lenet",),
+    optimizers: Iterable[str] = ("adam",),
+    repeats: int = 20,
+    *,
+    target: ImageData | None = None,
+    validation: ImageData | None = None,
+    test: ImageData | None = None,
+    root: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> EvaluationTable:
+    """How well networks trained from scratch on a distilled set do, beside baselines on the same images.
+
+    For every row the validation split picks the number of steps; then, and only then, the networks of those
+    steps are shown the test split, once.
+
+    Args:
+        distilled: one set, or several of one job that differ in their base images.
+        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``.
+        optimizers: names (:data:`convexdistill.training.OPTIMIZERS`).
+        repeats: trainings for each row and base set.
+        target: the target's train split; needed across data sets only, loaded by name if not given.
+        validation: the target's validation split; loaded by name if not given.
+        test: the target's test split; loaded by name if not given.
+        root: where data sets lie; see :func:`convexdistill.data.load`.
+        seed: of the trainings.
+        device: where to train.
+
+    Raises:
+        ParameterRangeError: ``repeats`` below 1, or no set, network or optimiser at all.
+        UnknownNameError: unknown network or optimiser.
+        InvalidInputError: the sets or splits have different classes or image shapes.
+
+    Example:
+        >>> import convexdistill as cd
+        >>> digits = cd.data.load("digits")
+        >>> moments = cd.accumulate(cd.features.pool(count=1), digits)
+        >>> distilled = cd.distill.closed_form(moments, cd.select.choose(digits, size=20))
+        >>> table = cd.evaluate.evaluate(distilled, repeats=2)
+        >>> [row.labels for row in table][:3]
+        ['distilled', 'one-hot', 'smoothed']
+    """
+    sets = [distilled] if isinstance(distilled, DistilledSet) else list(distilled)
+    networks, optimizers = list(networks), list(optimizers)
+    if repeats < 1 or not (sets and networks and optimizers):
+        raise ParameterRangeError(
+            "evaluation needs at least one distilled set, network, optimizer and repeat, found "
+            f"{len(sets)}, {len(networks)}, {len(optimizers)} and {repeats}"
+        )
+    start = time.perf_counter()
+    first = sets[0]
+    name = first.manifest["target"]["name"]
+    validation = validation or data_sets.load(name, split="validation", root=root)
+    test = test or data_sets.load(name, split="test", root=root)
+    for other in (*sets, validation, test):
+        _check_fits(first, other)
+    transferred: list[None] | list[object] = [None] * len(sets)
+    if first.is_cross:
+        target = target or data_sets.load(name, split="train", root=root)
+        transferred = list(transferred_labels(sets, target))
+
+    rows: list[Row] = []
+    for network in networks:
+        label = network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
+        for optimizer in optimizers:
+            per_set: list[list[Trial]] = []
+            tests: list[list[list[float]]] = []
+            for k, one in enumerate(sets):
+                recipe = _with_optimizer(one.recipe, optimizer)
+                trials = run_trials(
+                    candidates(one, recipe, transferred[k]),  # type: ignore[arg-type]
+                    one.images,
+                    one.preprocessing,
+                    validation,
+                    lambda s, network=network: fresh_network(network, first.shape, len(first.classes), s),
+                    [child_seed(seed, "evaluate", k, r) for r in range(repeats)],
+                    device=(where := resolve_device(device)),
+                    description=f"train {label}" + (f", base set {k + 1}/{len(sets)}" if len(sets) > 1 else ""),
+                )
+                per_set.append(trials)
+                everyone = [net for trial in trials for net in trial.networks]
+                scores = accuracies(everyone, test, one.preprocessing, where)
+                tests.append([scores[i * repeats : (i + 1) * repeats] for i in range(len(trials))])
+            for i, trial in enumerate(per_set[0]):
+                rows.append(
+                    summarise(
+                        [scores[i] for scores in tests],
+                        [trials[i].validation for trials in per_set],
+                        labels=trial.candidate.name,
+                        network=label,
+                        optimizer=optimizer,
+                        loss=trial.candidate.recipe.loss,
+                        label_scale=trial.candidate.recipe.label_scale,
+                        steps=tuple(trials[i].steps for trials in per_set),
+                    )
+                )
+    if not first.is_cross:
+        rows.append(_nearest_neighbour_row(sets, validation, test))
+    return EvaluationTable(tuple(rows), time.perf_counter() - start)
+
+
+def _nearest_neighbour_row(sets: Sequence[DistilledSet], validation: ImageData, test: ImageData) -> Row:
+    return summarise(
+        [[nearest_neighbour_accuracy(one, test)] for one in sets],
+        [[nearest_neighbour_accuracy(one, validation)] for one in sets],
+        labels="nearest-neighbour",
+        network=None,
+        optimizer=None,
+        loss=None,
+        label_scale=None,
+        steps=(),
+    )
+
+
+def _with_optimizer(recipe: Recipe, optimizer: str) -> Recipe:
+    """The recipe with another optimiser at that one's default learning rate."""
+    if optimizer == recipe.optimizer:
+        return recipe
+    rate = OPTIMIZERS[optimizer][1] if optimizer in OPTIMIZERS else 0.0
+    return replace(recipe, optimizer=optimizer, learning_rate=rate)
+
+
+def _check_fits(first: DistilledSet, other: DistilledSet | ImageData) -> None:
+    if tuple(other.classes) != first.classes or other.shape != first.shape:
+        raise InvalidInputError(
+            f"the distilled set is for {len(first.classes)} classes and images of {first.shape}, but found "
+            f"{len(other.classes)} classes and images of {other.shape}"
+            + ("" if len(other.classes) != len(first.classes) else " (or other class names)")
+        )
