@@ -24,7 +24,14 @@ from convexdistill import progress
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
-from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, Shape, spec_from_dict
+from convexdistill.features import (
+    ExtractorSpec,
+    FrozenExtractor,
+    ModuleSpec,
+    Shape,
+    default_batch_size,
+    spec_from_dict,
+)
 from convexdistill.files import read_tensors, write_tensors
 
 KIND = "moments"
@@ -79,7 +86,9 @@ class Moments:
         """
         mine, theirs = self._identity(), other._identity()
         if differing := [key for key in mine if mine[key] != theirs[key]]:
-            raise InvalidInputError(f"these moments do not belong together: they differ in {', '.join(differing)}")
+            raise InvalidInputError(
+                f"these moments do not belong together: they differ in {', '.join(differing)}"
+            )
         if shared := set(self.target["fingerprints"]) & set(other.target["fingerprints"]):
             raise InvalidInputError(f"a part would be counted twice: {', '.join(sorted(shared))}")
         fingerprints = sorted([*self.target["fingerprints"], *other.target["fingerprints"]])
@@ -147,7 +156,9 @@ class Moments:
                 raise FileFormatError(f"{path}: gram.{k} or cross.{k} holds NaN or infinity")
             # The ones column counts images, so the file checks itself.
             if abs(float(gram[-1, -1]) - total) > 1e-6 * total:
-                raise FileFormatError(f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}")
+                raise FileFormatError(
+                    f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}"
+                )
 
 
 @torch.no_grad()
@@ -156,7 +167,7 @@ def accumulate(
     target: ImageData,
     *,
     preprocessing: Preprocessing | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     device: str | torch.device = "auto",
 ) -> Moments:
     """One pass over the target set; sums in float64.
@@ -165,7 +176,7 @@ def accumulate(
         pool: specifications of the extractors; see :func:`convexdistill.features.pool`.
         target: the labelled target set.
         preprocessing: normalisation; default: fitted to ``target``. Parts that will be merged must share one.
-        batch_size: images a batch.
+        batch_size: images a batch; default: 64 on a CPU, 1024 elsewhere.
         device: where the features are computed.
 
     Raises:
@@ -183,6 +194,7 @@ def accumulate(
     extractors = tuple(spec.build(target.shape) for spec in pool)
     one_hot = nn.functional.one_hot(target.labels, target.num_classes).double()
     gram, cross = [], []
+    batch_size = batch_size or default_batch_size(where)
     batches = list(zip(target.images.split(batch_size), one_hot.split(batch_size), strict=True))
     with progress.task("accumulate moments", total=len(extractors) * len(batches)) as advance:
         for spec, extractor in zip(pool, extractors, strict=True):
@@ -191,7 +203,9 @@ def accumulate(
             for images, labels in batches:
                 features = extractor(preprocessing(images.to(where))).cpu().double()
                 if not features.isfinite().all():
-                    raise NonFiniteInputError(f"extractor {spec.to_dict()['network']!r} gives NaN or infinite features")
+                    raise NonFiniteInputError(
+                        f"extractor {spec.to_dict()['network']!r} gives NaN or infinite features"
+                    )
                 features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1)
                 G = features.T @ features + G
                 R = features.T @ labels + R

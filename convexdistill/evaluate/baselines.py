@@ -97,5 +97,10 @@ def nearest_neighbour_accuracy(distilled: DistilledSet, data: ImageData) -> floa
     if distilled.is_cross:
         raise InvalidInputError("the nearest base image has no class of the target across data sets")
     classifier = KNeighborsClassifier(n_neighbors=1)
-    classifier.fit(distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy())
-    return float(classifier.score(distilled.preprocessing(data.images).flatten(1).numpy(), data.labels.numpy())) * 100
+    classifier.fit(
+        distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy()
+    )
+    return (
+        float(classifier.score(distilled.preprocessing(data.images).flatten(1).numpy(), data.labels.numpy()))
+        * 100
+    )

@@ -101,7 +101,8 @@ def evaluate(
                     lambda s, network=network: fresh_network(network, first.shape, len(first.classes), s),
                     [child_seed(seed, "evaluate", k, r) for r in range(repeats)],
                     device=(where := resolve_device(device)),
-                    description=f"train {label}" + (f", base set {k + 1}/{len(sets)}" if len(sets) > 1 else ""),
+                    description=f"train {label}"
+                    + (f", base set {k + 1}/{len(sets)}" if len(sets) > 1 else ""),
                 )
                 per_set.append(trials)
                 everyone = [net for trial in trials for net in trial.networks]

@@ -8,7 +8,7 @@ Example:
     torch.Size([5, 128])
 """
 
-from convexdistill.features.extractor import FrozenExtractor, extract
+from convexdistill.features.extractor import FrozenExtractor, default_batch_size, extract
 from convexdistill.features.network import Network, Shape
 from convexdistill.features.pool import ExtractorSpec, ModuleSpec, Pool, pool, spec_from_dict
 from convexdistill.features.registry import NETWORKS, build_network
@@ -22,6 +22,7 @@ __all__ = [
     "Pool",
     "Shape",
     "build_network",
+    "default_batch_size",
     "extract",
     "pool",
     "spec_from_dict",

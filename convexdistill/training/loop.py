@@ -104,8 +104,11 @@ def _train(
     advance: progress.Advance,
 ) -> None:
     first = recipes[0]
-    if any((r.optimizer, r.learning_rate, r.batch_size) != (first.optimizer, first.learning_rate, first.batch_size)
-           for r in recipes):
+    if any(
+        (r.optimizer, r.learning_rate, r.batch_size)
+        != (first.optimizer, first.learning_rate, first.batch_size)
+        for r in recipes
+    ):
         raise ValueError("networks trained together need one optimiser, learning rate and batch size")
     optimizer = OPTIMIZERS[first.optimizer][0](joint.parameters(), lr=first.learning_rate)
     by_loss = {

@@ -73,9 +73,7 @@ class Recipe:
         if self.loss not in LOSSES:
             raise UnknownNameError(f"unknown loss {self.loss!r}; known are {', '.join(LOSSES)}")
         if self.optimizer not in OPTIMIZERS:
-            raise UnknownNameError(
-                f"unknown optimizer {self.optimizer!r}; known are {', '.join(OPTIMIZERS)}"
-            )
+            raise UnknownNameError(f"unknown optimizer {self.optimizer!r}; known are {', '.join(OPTIMIZERS)}")
         if self.steps < 1 or self.batch_size < 1:
             raise ParameterRangeError(
                 f"steps and batch size must be at least 1, found {self.steps} and {self.batch_size}"

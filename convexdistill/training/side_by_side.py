@@ -118,8 +118,12 @@ def _join(members: Sequence[nn.Module]) -> nn.Module:
     if type(first) in _JOIN:
         joint = _JOIN[type(first)](members)
         for name, _ in (*first.named_parameters(), *first.named_buffers()):
-            values = [member.get_parameter(name) if name in dict(member.named_parameters())
-                      else member.get_buffer(name) for member in members]
+            values = [
+                member.get_parameter(name)
+                if name in dict(member.named_parameters())
+                else member.get_buffer(name)
+                for member in members
+            ]
             if values[0].ndim:  # a scalar, such as a count of batches, is the same for all
                 getattr(joint, name).data = torch.cat([value.data for value in values])
         return joint
@@ -130,8 +134,7 @@ def _join(members: Sequence[nn.Module]) -> nn.Module:
         raise NotJoinableError
     joint = copy.copy(first)
     joint._modules = {
-        name: _join([member.get_submodule(name) for member in members])
-        for name, _ in first.named_children()
+        name: _join([member.get_submodule(name) for member in members]) for name, _ in first.named_children()
     }
     return joint
 
@@ -154,6 +157,7 @@ class SideBySide(nn.Module):
         self.joint = copy.deepcopy(networks[0]) if self.count == 1 else _join(networks)
         if self.count > 1:
             self._check(networks, shape)
+        self.to(memory_format=torch.channels_last)  # images are, too: the layout that convolutions want
 
     def _check(self, networks: Sequence[nn.Module], shape: tuple[int, int, int]) -> None:
         # A custom forward() may do what its layers do not show: believe the numbers only.
@@ -178,7 +182,7 @@ class SideBySide(nn.Module):
         return logits.view(batch, self.count, -1).transpose(0, 1)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, batch_size: int = 4096) -> Tensor:
+    def predict(self, images: Tensor, *, batch_size: int = 1024) -> Tensor:
         """Logits ``(K, N, C)`` of ``(N, c, h, w)``: all members see the same images, in eval mode."""
         was_training = self.training
         self.eval()
@@ -189,6 +193,7 @@ class SideBySide(nn.Module):
 
     def member_state(self, k: int) -> dict[str, Tensor]:
         """A copy of member k's ``state_dict``."""
+
         def part(value: Tensor) -> Tensor:
             return (value.chunk(self.count)[k] if value.ndim else value).detach().clone()
 

@@ -1,0 +1,45 @@
+"""The numbers of a job as one record: what ``metrics.json``, the terminal and the report all show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from convexdistill.distilled import DistilledSet
+from convexdistill.evaluate.table import EvaluationTable
+
+
+def metrics(
+    sets: Sequence[DistilledSet], table: EvaluationTable | None, seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    """The record of a job.
+
+    Args:
+        sets: the distilled sets, one for each choice of base images.
+        table: their evaluation, if there was one.
+        seconds: ``accumulate``, ``solve``, ``evaluate`` and ``total``.
+
+    Returns:
+        ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``seeds``, ``seconds``, ``results``, and
+        the settings and the certificate of the first set.
+    """
+    first = sets[0]
+    manifest = first.manifest
+    return {
+        "target": manifest["target"]["name"],
+        "source": manifest["source"]["name"],
+        "base_size": len(first),
+        "method": manifest["method"],
+        "backend": manifest["backend"],
+        "seeds": [one.manifest["seed"] for one in sets],
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "results": [] if table is None else table.to_dicts(),
+        "selection": manifest["selection"]["method"],
+        "lam": manifest["lam"],
+        "gamma": manifest["gamma"],
+        "recipe": manifest["recipe"],
+        "certificate": manifest["certificate"],
+        "chosen_from": manifest.get("chosen_from", []),
+        "bytes": first.bytes,
+        "versions": manifest["versions"],
+    }
