@@ -20,7 +20,7 @@ from convexdistill.device import resolve_device
 from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
 from convexdistill.features import Shape, build_network
 from convexdistill.files import read_tensors, write_tensors
-from convexdistill.seeds import child_seed
+from convexdistill.seeds import child_seed, seeded
 from convexdistill.training import ReadyNetwork, Recipe, train_together
 
 KIND = "distilled-set"
@@ -38,6 +38,7 @@ REQUIRED = (
     "extractors",
     "lam",
     "gamma",
+    "prior",
     "certificate",
     "seed",
     "versions",
@@ -113,7 +114,8 @@ class DistilledSet:
     @property
     def is_cross(self) -> bool:
         """Whether the images come from another data set than the labels' classes."""
-        return self.manifest["source"]["fingerprint"] not in self.manifest["target"]["fingerprints"]
+        parts = self.manifest["target"]["parts"]
+        return self.manifest["source"]["fingerprint"] not in {part.partition("#")[0] for part in parts}
 
     @property
     def bytes(self) -> dict[str, int]:
@@ -187,8 +189,6 @@ def fresh_network(
     weights = child_seed(seed, "weights")
     if isinstance(network, str):
         return build_network(network, shape, num_classes, seed=weights, **options)
-    from convexdistill.seeds import seeded
-
     with seeded(weights):
         return network(shape, num_classes)
 

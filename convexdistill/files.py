@@ -80,7 +80,7 @@ def read_tensors(path: str | Path, *, kind: str, version: int) -> tuple[dict[str
     if not path.is_file():
         raise FileFormatError(f"there is no file {path}")
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
@@ -100,3 +100,27 @@ def read_tensors(path: str | Path, *, kind: str, version: int) -> tuple[dict[str
             "upgrade convexdistill"
         )
     return tensors, manifest
+
+
+def write_json(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record as indented JSON, atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_atomically(Path(path), (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a record of :func:`write_json`.
+
+    Raises:
+        FileFormatError: no such file, or not a JSON object.
+    """
+    try:
+        record = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path} cannot be read as JSON ({error}); write it again") from error
+    if not isinstance(record, dict):
+        raise FileFormatError(f"{path} holds no JSON object; write it again")
+    return record

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from convexdistill import progress
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
-from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
+from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError, ParameterRangeError
 from convexdistill.features import (
     ExtractorSpec,
     FrozenExtractor,
@@ -51,7 +51,8 @@ class Moments:
         pool: the specifications of the extractors.
         extractors: the extractors themselves, for the shape of the target's images.
         preprocessing: normalisation of the images.
-        target: ``name``, ``classes``, ``shape`` and ``fingerprints`` of the parts that were summed.
+        target: ``name``, ``split``, ``classes``, ``shape`` and the ``parts`` that were summed: the
+            fingerprint of a data set, followed by ``#i/m`` where only its shard i of m was.
     """
 
     gram: tuple[Tensor, ...]
@@ -73,6 +74,18 @@ class Moments:
         return len(self.counts)
 
     @property
+    def missing(self) -> list[str]:
+        """Shards that are needed before the moments speak for whole data sets."""
+        parts = set(self.target["parts"])
+        whole = {
+            f"{data}#{i}/{count}"
+            for data, _, count in map(_split_part, parts)
+            for i in range(count)
+            if count > 1
+        }
+        return sorted(whole - parts)
+
+    @property
     def shape(self) -> Shape:
         """Channels, height, width of the target's images."""
         channels, height, width = self.target["shape"]
@@ -89,15 +102,16 @@ class Moments:
             raise InvalidInputError(
                 f"these moments do not belong together: they differ in {', '.join(differing)}"
             )
-        if shared := set(self.target["fingerprints"]) & set(other.target["fingerprints"]):
-            raise InvalidInputError(f"a part would be counted twice: {', '.join(sorted(shared))}")
-        fingerprints = sorted([*self.target["fingerprints"], *other.target["fingerprints"]])
+        for part in other.target["parts"]:
+            if clash := [mine for mine in self.target["parts"] if _overlap(mine, part)]:
+                raise InvalidInputError(f"images would be counted twice: {clash[0]} and {part} overlap")
+        parts = sorted([*self.target["parts"], *other.target["parts"]])
         return replace(
             self,
             gram=tuple(a + b for a, b in zip(self.gram, other.gram, strict=True)),
             cross=tuple(a + b for a, b in zip(self.cross, other.cross, strict=True)),
             counts=self.counts + other.counts,
-            target={**self.target, "fingerprints": fingerprints},
+            target={**self.target, "parts": parts},
         )
 
     def save(self, path: str | Path) -> None:
@@ -161,12 +175,26 @@ class Moments:
                 )
 
 
+def _split_part(part: str) -> tuple[str, int, int]:
+    """Fingerprint of the data set, shard, number of shards."""
+    data, _, shard = part.partition("#")
+    index, _, count = shard.partition("/")
+    return (data, int(index), int(count)) if shard else (data, 0, 1)
+
+
+def _overlap(a: str, b: str) -> bool:
+    """Whether two parts may share images: shards of one data set are disjoint only under one division."""
+    (data_a, index_a, count_a), (data_b, index_b, count_b) = _split_part(a), _split_part(b)
+    return data_a == data_b and (count_a != count_b or index_a == index_b)
+
+
 @torch.no_grad()
 def accumulate(
     pool: Sequence[Spec],
     target: ImageData,
     *,
     preprocessing: Preprocessing | None = None,
+    shard: tuple[int, int] = (0, 1),
     batch_size: int | None = None,
     device: str | torch.device = "auto",
 ) -> Moments:
@@ -175,11 +203,14 @@ def accumulate(
     Args:
         pool: specifications of the extractors; see :func:`convexdistill.features.pool`.
         target: the labelled target set.
-        preprocessing: normalisation; default: fitted to ``target``. Parts that will be merged must share one.
+        preprocessing: normalisation; default: fitted to ``target``, all of it even for a shard.
+            Different data sets that will be merged must be given a common one.
+        shard: ``(i, m)`` sums over every m-th image, from the i-th on: one machine's share of the work.
         batch_size: images a batch; default: 64 on a CPU, 1024 elsewhere.
         device: where the features are computed.
 
     Raises:
+        ParameterRangeError: no such shard, or fewer images than shards.
         NonFiniteInputError: an extractor gives NaN or infinite features.
 
     Example:
@@ -189,8 +220,17 @@ def accumulate(
         >>> moments.images == len(target), moments.gram[0].shape
         (True, torch.Size([129, 129]))
     """
+    index, count = shard
+    if not 0 <= index < count <= len(target):
+        raise ParameterRangeError(
+            f"shard {index}/{count}: shards count from 0, and each needs an image of the {len(target)}"
+        )
     where = resolve_device(device)
     preprocessing = preprocessing or Preprocessing.fit(target)
+    fingerprint = target.fingerprint
+    if count > 1:
+        fingerprint += f"#{index}/{count}"
+        target = target.subset(range(index, len(target), count))
     extractors = tuple(spec.build(target.shape) for spec in pool)
     one_hot = nn.functional.one_hot(target.labels, target.num_classes).double()
     gram, cross = [], []
@@ -199,7 +239,7 @@ def accumulate(
     with progress.task("accumulate moments", total=len(extractors) * len(batches)) as advance:
         for spec, extractor in zip(pool, extractors, strict=True):
             extractor.to(where)
-            G, R = 0.0, 0.0
+            G = R = torch.zeros((), dtype=torch.float64)
             for images, labels in batches:
                 features = extractor(preprocessing(images.to(where))).cpu().double()
                 if not features.isfinite().all():
@@ -218,7 +258,7 @@ def accumulate(
         "split": target.split,
         "classes": list(target.classes),
         "shape": list(target.shape),
-        "fingerprints": [target.fingerprint],
+        "parts": [fingerprint],
     }
     counts = torch.tensor(target.counts)
-    return Moments(tuple(gram), tuple(cross), counts, tuple(pool), extractors, preprocessing, description)  # type: ignore[arg-type]
+    return Moments(tuple(gram), tuple(cross), counts, tuple(pool), extractors, preprocessing, description)

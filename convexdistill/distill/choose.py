@@ -1,9 +1,9 @@
-"""Choose γ, the label scale and the number of steps by training networks on the validation split."""
+"""Choose γ, the prior, the label scale and the number of steps by training on the validation split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from convexdistill.distill.solve import LabelSystem, solve_labels
 from convexdistill.seeds import child_seed
 from convexdistill.training import Candidate, Recipe, run_trials, training_steps
 
-GAMMAS = (0.01, 0.1, 1.0)
+# γ with the prior zero, and with the teacher's scores as prior: the fewer examples, the less of a prior helps.
+GAMMAS = {"zero": (0.01, 0.1, 1.0), "teacher": (0.1, 1.0)}
 LABEL_SCALES = (4.0, 8.0)
 # Without a validation split: the middle of what is chosen on the data sets of the experiments.
 DEFAULT_GAMMA = 0.1
@@ -28,8 +29,26 @@ def default_recipe(base_size: int, label_scale: float | None) -> Recipe:
     return Recipe("mse", label_scale=scale, steps=training_steps(base_size)[-1])
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What the validation split chose.
+
+    Attributes:
+        gamma: γ, relative.
+        prior: ``"zero"`` or ``"teacher"``.
+        recipe: with label scale and number of steps.
+        tried: every setting with its mean validation accuracy.
+    """
+
+    gamma: float
+    prior: str
+    recipe: Recipe
+    tried: list[dict[str, Any]]
+
+
 def choose_recipe(
     system: LabelSystem,
+    priors: Mapping[str, Tensor],
     base_images: Tensor,
     preprocessing: Preprocessing,
     validation: ImageData,
@@ -39,11 +58,12 @@ def choose_recipe(
     label_scale: float | None,
     seed: int,
     device: torch.device,
-) -> tuple[float, Recipe, list[dict[str, Any]]]:
-    """Train on the labels of every (γ, scale) pair; the best mean validation accuracy wins.
+) -> Choice:
+    """Train on the labels of every setting; the best mean validation accuracy wins.
 
     Args:
-        system: the pooled outer problem; solving it for one more γ costs milliseconds.
+        system: the pooled outer problem; solving it once more costs milliseconds.
+        priors: the priors Y₀ to choose from, by name.
         base_images: ``(n, c, h, w)`` uint8, in the target's shape.
         preprocessing: normalisation of all images.
         validation: the split that chooses.
@@ -52,17 +72,21 @@ def choose_recipe(
         label_scale: fixed, or ``None`` to choose among :data:`LABEL_SCALES`.
         seed: of the trainings.
         device: where to train.
-
-    Returns:
-        γ, the recipe with its number of steps, and the table of all that was tried.
     """
-    gammas: Sequence[float] = GAMMAS if gamma is None else (gamma,)
     scales: Sequence[float] = LABEL_SCALES if label_scale is None else (label_scale,)
-    tried = [(g, s) for g in gammas for s in scales]
-    labels = {g: solve_labels(system, g)[0] for g in gammas}
+    settings = [
+        (prior, g, s)
+        for prior in priors
+        for g in (GAMMAS[prior] if gamma is None else (gamma,))
+        for s in scales
+    ]
     candidates = [
-        Candidate(f"gamma {g:g}, scale {s:g}", labels[g], default_recipe(len(base_images), s))
-        for g, s in tried
+        Candidate(
+            f"{prior}, γ {g:g}, scale {s:g}",
+            solve_labels(system, g, priors[prior])[0],
+            default_recipe(len(base_images), s),
+        )
+        for prior, g, s in settings
     ]
     trials = run_trials(
         candidates,
@@ -74,15 +98,17 @@ def choose_recipe(
         device=device,
         description="choose γ, scale and steps",
     )
-    table = [
+    tried = [
         {
+            "prior": prior,
             "gamma": g,
             "label_scale": s,
             "steps": trial.steps,
             "validation_mean": sum(trial.validation) / len(trial.validation),
         }
-        for (g, s), trial in zip(tried, trials, strict=True)
+        for (prior, g, s), trial in zip(settings, trials, strict=True)
     ]
-    winner = max(range(len(trials)), key=lambda i: table[i]["validation_mean"])
-    recipe = replace(trials[winner].candidate.recipe, steps=trials[winner].steps)
-    return tried[winner][0], recipe, table
+    winner = max(range(len(trials)), key=lambda i: tried[i]["validation_mean"])
+    prior, g, _ = settings[winner]
+    recipe = replace(candidates[winner].recipe, steps=trials[winner].steps)
+    return Choice(g, prior, recipe, tried)

@@ -23,6 +23,7 @@ from convexdistill.select import BaseExamples
 from convexdistill.training import Recipe
 
 BACKENDS = ("auto", "torch", "cvxpylayers")
+PRIORS = ("zero", "teacher")
 
 
 def closed_form(
@@ -32,6 +33,7 @@ def closed_form(
     *,
     lam: float = 1e-3,
     gamma: float | None = None,
+    prior: str | None = None,
     label_scale: float | None = None,
     recipe: Recipe | None = None,
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
@@ -43,7 +45,7 @@ def closed_form(
 
     Minimises over Y, for a pool of K frozen extractors with ridge heads W_k(Y) on the base features::
 
-        1/K Σ_k ‖Φ_T,k W_k(Y) − T‖² / N + γ‖Y‖²
+        1/K Σ_k ‖Φ_T,k W_k(Y) − T‖² / N + γ‖Y − Y₀‖²
 
     where T is the centred one-hot target (Bohdal et al. 2020, §RR, with the loop over minibatches replaced by
     the solution it walks towards; Nguyen, Chen and Lee 2021 solve K = 1, γ → 0). Labels come out centred.
@@ -51,10 +53,12 @@ def closed_form(
     Args:
         moments: of the target set under the pool; see :func:`convexdistill.accumulate`.
         base: base examples, from the target's train split or from any other data set.
-        validation: the target's validation split; it chooses γ, label scale and steps where they are not
-            given. Without it the defaults 0.1, 8 and the longest training are taken.
+        validation: the target's validation split; it chooses γ, prior, label scale and steps where they are
+            not given. Without it the defaults 0.1, zero, 8 and the longest training are taken.
         lam: λ of the ridge heads, relative to the mean diagonal of ΦΦᵀ.
         gamma: γ relative to tr(H)/n, H the Hessian of the outer loss; ``None`` chooses.
+        prior: Y₀: ``"zero"``, or ``"teacher"``, the full-data ridge scores; ``None`` chooses between them
+            where γ is chosen, and is zero where γ is given.
         label_scale: of the recipe; ``None`` chooses.
         recipe: fixes label scale and steps together.
         network: what is trained from scratch to choose.
@@ -65,7 +69,7 @@ def closed_form(
 
     Raises:
         ParameterRangeError: λ, γ or the label scale is not positive.
-        UnknownNameError: no such backend.
+        UnknownNameError: no such backend or prior.
         InvalidInputError: validation has other classes than the target.
 
     Example:
@@ -81,6 +85,8 @@ def closed_form(
             raise ParameterRangeError(f"{name} must be a positive number, found {value}")
     if backend not in BACKENDS:
         raise UnknownNameError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
+    if prior not in (None, *PRIORS):
+        raise UnknownNameError(f"unknown prior {prior!r}; known are {', '.join(PRIORS)}")
     if validation is not None and list(validation.classes) != list(moments.target["classes"]):
         raise InvalidInputError(
             f"validation has the classes {', '.join(validation.classes)}, the target set "
@@ -89,12 +95,17 @@ def closed_form(
     images = base.resized(moments.shape).images
     terms = outer_terms(moments, base, lam)
     system = label_system(terms)
+    teacher = teacher_scores(moments, base)
+    priors = {"zero": torch.zeros_like(teacher), "teacher": teacher}
+    if prior is None and (gamma is not None or validation is None):
+        prior = "zero"
     tried: list[dict[str, Any]] = []
     if recipe is not None:
         label_scale = recipe.label_scale
     if validation is not None and (recipe is None or gamma is None):
-        gamma, chosen, tried = choose_recipe(
+        choice = choose_recipe(
             system,
+            priors if prior is None else {prior: priors[prior]},
             images,
             moments.preprocessing,
             validation,
@@ -104,13 +115,15 @@ def closed_form(
             seed=seed,
             device=resolve_device(device),
         )
-        recipe = recipe or chosen
+        gamma, prior, tried = choice.gamma, choice.prior, choice.tried
+        recipe = recipe or choice.recipe
+    assert prior is not None  # chosen, or settled above
     gamma = DEFAULT_GAMMA if gamma is None else gamma
     recipe = recipe or default_recipe(len(base), label_scale)
     if backend == "cvxpylayers":
-        labels, certificate = descend_labels(terms, gamma, backend=backend)
+        labels, certificate = descend_labels(terms, gamma, priors[prior], backend=backend)
     else:
-        labels, certificate = solve_labels(system, gamma)
+        labels, certificate = solve_labels(system, gamma, priors[prior])
     certificate["cross_check"] = cross_check(terms[0], labels)
     facts = {
         "method": "closed-form",
@@ -118,15 +131,21 @@ def closed_form(
         "recipe": recipe.to_dict(),
         "lam": lam,
         "gamma": gamma,
+        "prior": prior,
         "certificate": certificate,
         "chosen_from": tried,
         "seed": seed,
     }
-    return _distilled(moments, base, images, labels, facts)
+    return _distilled(moments, base, images, labels, {"teacher": teacher}, facts)
 
 
 def _distilled(
-    moments: Moments, base: BaseExamples, images: Tensor, labels: Tensor, facts: dict[str, Any]
+    moments: Moments,
+    base: BaseExamples,
+    images: Tensor,
+    labels: Tensor,
+    baselines: dict[str, Tensor],
+    facts: dict[str, Any],
 ) -> DistilledSet:
     manifest = {
         **facts,
@@ -150,5 +169,5 @@ def _distilled(
         base.indices,
         base.labels,
         manifest,
-        {"teacher": teacher_scores(moments, base).float()},
+        {name: values.float() for name, values in baselines.items()},
     )

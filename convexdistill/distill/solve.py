@@ -43,16 +43,16 @@ class LabelSystem:
         """γ of the objective for γ relative to tr(H)/n, with H = designᵀdesign."""
         return gamma * float(self.design.square().sum()) / self.design.shape[1]
 
-    def certificate(self, labels: Tensor, gamma: float) -> dict[str, float]:
+    def certificate(self, labels: Tensor, gamma: float, prior: Tensor) -> dict[str, float]:
         """How good the labels are, and how nearly optimal: computed from the labels alone."""
         error = self.design @ labels - self.wanted
-        penalty = self.absolute(gamma) * labels
+        penalty = self.absolute(gamma) * (labels - prior)
         gradient = self.design.T @ error + penalty
         scale = float((self.design.T @ self.wanted).norm()) or 1.0
         outer = float(error.square().sum()) + self.constant
         return {
             "outer_loss": outer,
-            "objective": outer + float((penalty * labels).sum()),
+            "objective": outer + float((penalty * (labels - prior)).sum()),
             "residual": float(gradient.norm()) / scale,
             "largest_label": float(labels.abs().max()),
         }
@@ -68,21 +68,38 @@ def label_system(terms: Sequence[OuterTerm]) -> LabelSystem:
     return LabelSystem(design, wanted, sum(term.constant for term in terms) / len(terms))
 
 
-def solve_labels(system: LabelSystem, gamma: float) -> tuple[Tensor, dict[str, Any]]:
-    """The exact minimiser ``(n, C)`` with prior Y₀ = 0, and its certificate.
+def solve_labels(
+    system: LabelSystem, gamma: float, prior: Tensor | None = None
+) -> tuple[Tensor, dict[str, Any]]:
+    """The exact minimiser ``(n, C)``, and its certificate.
 
     Args:
         system: see :func:`label_system`.
         gamma: γ relative to tr(H)/n.
+        prior: Y₀, ``(n, C)``; ``None`` for zero.
     """
-    fit = layers.ridge(system.design, system.wanted, system.absolute(gamma))
+    if prior is None:
+        prior = _no_prior(system)
+    # A ridge regression of what the prior leaves to explain.
+    fit = layers.ridge(system.design, system.wanted - system.design @ prior, system.absolute(gamma))
+    labels = prior + fit.weight
     condition = None if fit.info.condition is None else float(fit.info.condition.max())
-    certificate = {**system.certificate(fit.weight, gamma), "condition": condition}
-    return fit.weight, {**certificate, "solver": f"{fit.info.backend}/{fit.info.form}/{fit.info.method}"}
+    certificate = {**system.certificate(labels, gamma, prior), "condition": condition}
+    return labels, {**certificate, "solver": f"{fit.info.backend}/{fit.info.form}/{fit.info.method}"}
+
+
+def _no_prior(system: LabelSystem) -> Tensor:
+    return torch.zeros(system.design.shape[1], system.wanted.shape[1], dtype=torch.float64)
 
 
 def descend_labels(
-    terms: Sequence[OuterTerm], gamma: float, *, backend: str, tolerance: float = 1e-6, steps: int = 200
+    terms: Sequence[OuterTerm],
+    gamma: float,
+    prior: Tensor | None = None,
+    *,
+    backend: str,
+    tolerance: float = 1e-6,
+    steps: int = 200,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The same minimiser by gradients through the ridge layer: the method as the paper's first-order idea.
 
@@ -93,6 +110,7 @@ def descend_labels(
     Args:
         terms: see :func:`convexdistill.distill.outer.outer_terms`.
         gamma: γ relative to tr(H)/n.
+        prior: Y₀, where the descent starts; ``None`` for zero.
         backend: which solves the ridge layer.
         tolerance: relative norm of the gradient at which to stop.
         steps: at most so many L-BFGS iterations.
@@ -102,10 +120,10 @@ def descend_labels(
     """
     system = label_system(terms)  # for γ's scale and for the certificate
     weight = system.absolute(gamma)
-    n, C = len(terms[0].features), terms[0].wanted.shape[1]
-    # Minimise over Z = Y·√(curvature) so that the first L-BFGS step has about the right length.
+    start = _no_prior(system) if prior is None else prior
+    # Minimise over Z = (Y − Y₀)·√(curvature) so that the first L-BFGS step has about the right length.
     curvature = 2 * (float(torch.linalg.matrix_norm(system.design, 2)) ** 2 + weight)
-    Z = torch.zeros(n, C, dtype=torch.float64, requires_grad=True)
+    Z = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [Z],
         max_iter=1,
@@ -116,9 +134,9 @@ def descend_labels(
     )
 
     def objective() -> Tensor:
-        labels = Z / math.sqrt(curvature)
-        losses = [term.loss(term.head(labels, backend)) for term in terms]
-        return torch.stack(losses).mean() + weight * labels.square().sum()
+        step = Z / math.sqrt(curvature)
+        losses = [term.loss(term.head(start + step, backend)) for term in terms]
+        return torch.stack(losses).mean() + weight * step.square().sum()
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -131,8 +149,8 @@ def descend_labels(
         while iteration < steps and residual > tolerance:
             optimizer.step(closure)  # type: ignore[no-untyped-call, unused-ignore]
             iteration += 1
-            labels = Z.detach() / math.sqrt(curvature)
-            residual = system.certificate(labels, gamma)["residual"]
+            labels = start + Z.detach() / math.sqrt(curvature)
+            residual = system.certificate(labels, gamma, start)["residual"]
             advance(1)
         advance(steps - iteration)
     if residual > tolerance:
@@ -141,4 +159,4 @@ def descend_labels(
             f"{residual:.1e}, above {tolerance:.1e}; a larger gamma makes the problem easier"
         )
     facts = {"condition": None, "solver": f"{backend}/l-bfgs", "iterations": iteration}
-    return labels, {**system.certificate(labels, gamma), **facts}
+    return labels, {**system.certificate(labels, gamma, start), **facts}

@@ -33,9 +33,9 @@ def cross_entropy_recipe(recipe: Recipe) -> Recipe:
 def candidates(distilled: DistilledSet, recipe: Recipe, transferred: Tensor | None) -> list[Candidate]:
     """The distilled labels and every baseline that has a meaning for them.
 
-    Within a data set: ``one-hot`` and ``smoothed`` (0.1) with cross-entropy, ``one-hot-recipe`` (one-hot under
-    the distilled set's own loss and scale), ``teacher`` (full-data ridge scores under the same). Across data
-    sets the base images' own classes mean nothing: ``transferred`` and ``teacher``.
+    Within a data set: ``one-hot`` and ``smoothed`` (0.1) with cross-entropy, ``one-hot-recipe`` (one-hot
+    under the distilled set's own loss and scale), ``teacher`` (full-data ridge scores under the same).
+    Across data sets the base images' own classes mean nothing: ``transferred`` and ``teacher``.
 
     Args:
         distilled: the set.

@@ -20,8 +20,8 @@ def metrics(
         seconds: ``accumulate``, ``solve``, ``evaluate`` and ``total``.
 
     Returns:
-        ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``seeds``, ``seconds``, ``results``, and
-        the settings and the certificate of the first set.
+        ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``seeds``, ``seconds``, ``results``,
+        and the settings and the certificate of the first set.
     """
     first = sets[0]
     manifest = first.manifest
@@ -37,6 +37,7 @@ def metrics(
         "selection": manifest["selection"]["method"],
         "lam": manifest["lam"],
         "gamma": manifest["gamma"],
+        "prior": manifest["prior"],
         "recipe": manifest["recipe"],
         "certificate": manifest["certificate"],
         "chosen_from": manifest.get("chosen_from", []),

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from convexdistill import data as data_sets
 from convexdistill.data import ImageData
@@ -78,52 +79,74 @@ def evaluate(
     name = first.manifest["target"]["name"]
     validation = validation or data_sets.load(name, split="validation", root=root)
     test = test or data_sets.load(name, split="test", root=root)
-    for other in (*sets, validation, test):
-        _check_fits(first, other)
-    transferred: list[None] | list[object] = [None] * len(sets)
+    for one in sets:
+        _check_fits(first, one.classes, one.shape)
+    for split in (validation, test):
+        _check_fits(first, split.classes, split.shape)
+    transferred: list[Tensor | None] = [None] * len(sets)
     if first.is_cross:
         target = target or data_sets.load(name, split="train", root=root)
-        transferred = list(transferred_labels(sets, target))
+        transferred = [*transferred_labels(sets, target)]
 
-    rows: list[Row] = []
-    for network in networks:
-        label = network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
-        for optimizer in optimizers:
-            per_set: list[list[Trial]] = []
-            tests: list[list[list[float]]] = []
-            for k, one in enumerate(sets):
-                recipe = _with_optimizer(one.recipe, optimizer)
-                trials = run_trials(
-                    candidates(one, recipe, transferred[k]),  # type: ignore[arg-type]
-                    one.images,
-                    one.preprocessing,
-                    validation,
-                    lambda s, network=network: fresh_network(network, first.shape, len(first.classes), s),
-                    [child_seed(seed, "evaluate", k, r) for r in range(repeats)],
-                    device=(where := resolve_device(device)),
-                    description=f"train {label}"
-                    + (f", base set {k + 1}/{len(sets)}" if len(sets) > 1 else ""),
-                )
-                per_set.append(trials)
-                everyone = [net for trial in trials for net in trial.networks]
-                scores = accuracies(everyone, test, one.preprocessing, where)
-                tests.append([scores[i * repeats : (i + 1) * repeats] for i in range(len(trials))])
-            for i, trial in enumerate(per_set[0]):
-                rows.append(
-                    summarise(
-                        [scores[i] for scores in tests],
-                        [trials[i].validation for trials in per_set],
-                        labels=trial.candidate.name,
-                        network=label,
-                        optimizer=optimizer,
-                        loss=trial.candidate.recipe.loss,
-                        label_scale=trial.candidate.recipe.label_scale,
-                        steps=tuple(trials[i].steps for trials in per_set),
-                    )
-                )
+    splits = validation, test
+    rows = [
+        row
+        for network in networks
+        for optimizer in optimizers
+        for row in _rows(network, optimizer, sets, transferred, splits, repeats, seed, resolve_device(device))
+    ]
     if not first.is_cross:
         rows.append(_nearest_neighbour_row(sets, validation, test))
     return EvaluationTable(tuple(rows), time.perf_counter() - start)
+
+
+def _rows(
+    network: NetworkLike,
+    optimizer: str,
+    sets: Sequence[DistilledSet],
+    transferred: Sequence[Tensor | None],
+    splits: tuple[ImageData, ImageData],
+    repeats: int,
+    seed: int,
+    device: torch.device,
+) -> list[Row]:
+    """One row for each kind of labels: a network and an optimiser on all base sets."""
+    validation, test = splits
+    name = network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
+    trials_of: list[list[Trial]] = []
+    tests_of: list[list[list[float]]] = []
+
+    def build(weights_seed: int) -> nn.Module:
+        return fresh_network(network, sets[0].shape, len(sets[0].classes), weights_seed)
+
+    for k, one in enumerate(sets):
+        trials = run_trials(
+            candidates(one, _with_optimizer(one.recipe, optimizer), transferred[k]),
+            one.images,
+            one.preprocessing,
+            validation,
+            build,
+            [child_seed(seed, "evaluate", k, r) for r in range(repeats)],
+            device=device,
+            description=f"train {name}" + (f", base set {k + 1}/{len(sets)}" if len(sets) > 1 else ""),
+        )
+        networks = [net for trial in trials for net in trial.networks]
+        scores = accuracies(networks, test, one.preprocessing, device)
+        trials_of.append(trials)
+        tests_of.append([scores[i * repeats : (i + 1) * repeats] for i in range(len(trials))])
+    return [
+        summarise(
+            [scores[i] for scores in tests_of],
+            [trials[i].validation for trials in trials_of],
+            labels=trial.candidate.name,
+            network=name,
+            optimizer=optimizer,
+            loss=trial.candidate.recipe.loss,
+            label_scale=trial.candidate.recipe.label_scale,
+            steps=tuple(trials[i].steps for trials in trials_of),
+        )
+        for i, trial in enumerate(trials_of[0])
+    ]
 
 
 def _nearest_neighbour_row(sets: Sequence[DistilledSet], validation: ImageData, test: ImageData) -> Row:
@@ -147,10 +170,14 @@ def _with_optimizer(recipe: Recipe, optimizer: str) -> Recipe:
     return replace(recipe, optimizer=optimizer, learning_rate=rate)
 
 
-def _check_fits(first: DistilledSet, other: DistilledSet | ImageData) -> None:
-    if tuple(other.classes) != first.classes or other.shape != first.shape:
+def _check_fits(first: DistilledSet, classes: tuple[str, ...], shape: Shape) -> None:
+    if classes != first.classes or shape != first.shape:
         raise InvalidInputError(
             f"the distilled set is for {len(first.classes)} classes and images of {first.shape}, but found "
-            f"{len(other.classes)} classes and images of {other.shape}"
-            + ("" if len(other.classes) != len(first.classes) else " (or other class names)")
+            f"{len(classes)} classes and images of {shape}"
+            + (
+                " (the same number of classes, with other names)"
+                if len(classes) == len(first.classes)
+                else ""
+            )
         )

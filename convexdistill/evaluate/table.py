@@ -55,6 +55,7 @@ def interval(runs: Sequence[Sequence[float]]) -> tuple[float | None, float | Non
 
     Trainings on one base set share its luck, so with several base sets their means are the independent
     observations; with a single base set the trainings are, and the interval speaks for that set alone.
+    An accuracy cannot leave 0 … 100, so neither does the interval.
 
     Args:
         runs: for each base set, the accuracy of each training.
@@ -62,7 +63,7 @@ def interval(runs: Sequence[Sequence[float]]) -> tuple[float | None, float | Non
     Example:
         >>> low, high = interval([[90.0, 92.0], [93.0, 95.0]])
         >>> round(low, 1), round(high, 1)
-        (73.4, 111.6)
+        (73.4, 100.0)
     """
     values = [float(np.mean(group)) for group in runs] if len(runs) > 1 else list(runs[0])
     if len(values) < 2:
@@ -71,7 +72,7 @@ def interval(runs: Sequence[Sequence[float]]) -> tuple[float | None, float | Non
     if error == 0:
         return mean, mean
     low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
-    return float(low), float(high)
+    return max(0.0, float(low)), min(100.0, float(high))
 
 
 def summarise(

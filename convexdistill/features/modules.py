@@ -76,8 +76,8 @@ def torchvision_body(
             model = torchvision.models.get_model(name, weights=weights)
     except (URLError, ConnectionError, TimeoutError) as error:
         raise MissingDataError(
-            f"the weights {weights!r} of torchvision's {name!r} cannot be downloaded ({error}); put their file "
-            f"into {torch.hub.get_dir()}/checkpoints, or leave weights out for random ones"
+            f"the weights {weights!r} of torchvision's {name!r} cannot be downloaded ({error}); put "
+            f"their file into {torch.hub.get_dir()}/checkpoints, or leave weights out for random ones"
         ) from error
     except (ValueError, KeyError, AttributeError) as error:
         raise UnknownNameError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from convexdistill.seeds import generator
 from convexdistill.training.recipe import LOSSES, OPTIMIZERS, Recipe
 from convexdistill.training.side_by_side import NotJoinableError, SideBySide
 
-Visit = Callable[[int, list[int], SideBySide], None]
+Visit = Callable[[list[int], SideBySide, int], None]
 
 
 def minibatches(size: int, batch_size: int, steps: int, seed: int) -> Tensor:
@@ -58,7 +59,7 @@ def train_together(
         seeds: one a network, for the order of its minibatches.
         steps: number of optimiser steps.
         checkpoints: steps after which ``visit`` is called.
-        visit: called with the step, the positions (in ``networks``) of the members, and the members.
+        visit: called with the positions (in ``networks``) of the members, the members, and the step.
         description: what the progress bar says.
 
     Example:
@@ -85,7 +86,7 @@ def train_together(
                 [seeds[k] for k in members],
                 steps,
                 set(checkpoints),
-                lambda step, members=members, joint=joint: visit and visit(step, members, joint),
+                functools.partial(visit, members) if visit else None,
                 advance,
             )
             for position, k in enumerate(members):
@@ -100,7 +101,7 @@ def _train(
     seeds: Sequence[int],
     steps: int,
     checkpoints: set[int],
-    visit: Callable[[int], None],
+    visit: Callable[[SideBySide, int], None] | None,
     advance: progress.Advance,
 ) -> None:
     first = recipes[0]
@@ -128,5 +129,5 @@ def _train(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         advance(1)
-        if step in checkpoints:
-            visit(step)
+        if visit is not None and step in checkpoints:
+            visit(joint, step)

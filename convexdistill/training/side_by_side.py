@@ -48,6 +48,7 @@ class GroupedLinear(nn.Module):
         self.bias = None if members[0].bias is None else nn.Parameter(torch.empty(0))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, K·inputs)`` to ``(B, K·outputs)``."""
         weight = self.weight.view(self.count, -1, self.weight.shape[1]).transpose(1, 2)
         inputs = x.view(len(x), self.count, -1).transpose(0, 1)
         if self.bias is None:
@@ -65,6 +66,7 @@ class GroupedLocalResponseNorm(nn.Module):
         self.count, self.norm = count, member
 
     def forward(self, x: Tensor) -> Tensor:
+        """``(B, K·c, h, w)`` to the same shape."""
         batch, _, height, width = x.shape
         normalised: Tensor = self.norm(x.reshape(batch * self.count, -1, height, width))
         return normalised.view(batch, -1, height, width)
@@ -91,7 +93,7 @@ def _batch_norm(members: Sequence[nn.BatchNorm2d | nn.InstanceNorm2d]) -> nn.Mod
     return type(first)(
         len(members) * first.num_features,
         eps=first.eps,
-        momentum=first.momentum,
+        momentum=first.momentum,  # type: ignore[arg-type]
         affine=first.affine,
         track_running_stats=first.track_running_stats,
     )
@@ -129,7 +131,7 @@ def _join(members: Sequence[nn.Module]) -> nn.Module:
         return joint
     if type(first) in _CHANNELWISE:
         return copy.deepcopy(first)
-    own_state = list(first.parameters(recurse=False)) or list(first.buffers(recurse=False))
+    own_state = [*first.parameters(recurse=False), *first.buffers(recurse=False)]
     if own_state or not list(first.children()):
         raise NotJoinableError
     joint = copy.copy(first)

@@ -96,7 +96,7 @@ def run_trials(
     accuracies: dict[tuple[int, int], float] = {}
     snapshots: dict[tuple[int, int], dict[str, Tensor]] = {}
 
-    def visit(step: int, positions: list[int], joint: SideBySide) -> None:
+    def visit(positions: list[int], joint: SideBySide, step: int) -> None:
         right = joint.predict(seen).argmax(-1).cpu() == truth
         for k, position in enumerate(positions):
             accuracies[step, position] = float(right[k].float().mean()) * 100

@@ -1,0 +1,6 @@
+"""``python -m convexdistill`` is the ``convexdistill`` command."""
+
+from convexdistill.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from convexdistill import __version__, job, layers, terminal
+from convexdistill import distill as distillers
+from convexdistill import evaluate as evaluation
+from convexdistill.data import load as load_data
+from convexdistill.data import names as data_names
+from convexdistill.distilled import DistilledSet, load
+from convexdistill.errors import (
+    BackendUnavailableError,
+    ConvexDistillError,
+    InvalidInputError,
+    UnsupportedError,
+)
+from convexdistill.features import NETWORKS, pool
+from convexdistill.files import read_json, write_json
+from convexdistill.moments import Moments, accumulate
+from convexdistill.progress import reporting
+from convexdistill.report import write_report
+from convexdistill.select.choosing import RULES
+from convexdistill.training import OPTIMIZERS
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="convexdistill",
+    help="Keep a handful of real images of a data set and learn soft labels for them, so that a network "
+    "trained on those few does nearly as well as one trained on everything.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+moments_app = typer.Typer(
+    help="Moments: all that the label solve needs to know of a target set. Sum them in shards, merge, go on.",
+    no_args_is_help=True,
+)
+app.add_typer(moments_app, name="moments")
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """One line instead of a traceback: exit code 2 for what the user can mend, 1 for a failure inside."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            with reporting(terminal.reporter()):
+                command(*args, **kwargs)
+        except ConvexDistillError as error:
+            mendable = isinstance(error, InvalidInputError | BackendUnavailableError | UnsupportedError)
+            print(f"convexdistill: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(2 if mendable else 1) from None
+
+    return run
+
+
+def _gamma(value: str) -> float | None:
+    try:
+        return None if value == "auto" else float(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is neither a number nor 'auto'") from None
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+_TARGET_HELP = (
+    f"What the labels teach: {', '.join(data_names())}; or an .npz file with 'images' and 'labels'; "
+    "or a folder of class folders."
+)
+DataRoot = Annotated[
+    str | None,
+    typer.Option(
+        help="Where data sets lie, as torchvision lays them out. [default: $CONVEXDISTILL_DATA or ./data]"
+    ),
+]
+Device = Annotated[
+    str, typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64 on the CPU.")
+]
+Networks = Annotated[
+    str, typer.Option(help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)}.")
+]
+Extractor = Annotated[
+    str,
+    typer.Option(help=f"Frozen random feature extractor: {', '.join(NETWORKS)}, or torchvision/NAME."),
+]
+Width = Annotated[int | None, typer.Option(help="Channels of the convnet extractor. [default: 32]")]
+PoolSize = Annotated[
+    int, typer.Option(help="Number of extractors; a single one over-fits the labels to itself.")
+]
+
+
+@app.command()
+@_guarded
+def distill(
+    target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "digits",
+    source: Annotated[
+        str | None, typer.Option(help="Where the base images come from. [default: the target itself]")
+    ] = None,
+    base_size: Annotated[int, typer.Option(help="How many base images to keep.")] = 100,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(distillers.METHODS)}.")] = "closed-form",
+    select: Annotated[str, typer.Option(help=f"How base images are chosen: {', '.join(RULES)}.")] = "random",
+    balanced: Annotated[
+        bool | None,
+        typer.Option(
+            "--balanced/--unbalanced",
+            help="The same number of base images of each class. [default: within a data set yes, across no]",
+        ),
+    ] = None,
+    extractor: Extractor = "convnet",
+    width: Width = None,
+    pool_size: PoolSize = 5,
+    lam: Annotated[float, typer.Option(help="λ of the ridge heads, relative to the features' scale.")] = 1e-3,
+    gamma: Annotated[
+        str,
+        typer.Option(help="Weight γ on the labels' norm, relative; auto: chosen on the validation split."),
+    ] = "auto",
+    label_scale: Annotated[
+        str,
+        typer.Option(help="What labels are multiplied by in training; auto: chosen on the validation split."),
+    ] = "auto",
+    moments: Annotated[
+        Path | None, typer.Option(help="Go on from a file of `convexdistill moments`, not from the images.")
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="torch solves in closed form; cvxpylayers descends through its ridge layer (small sets)."
+        ),
+    ] = "auto",
+    networks: Networks = "lenet",
+    base_sets: Annotated[
+        int, typer.Option(help="Repeat for so many choices of base images, to see how much they matter.")
+    ] = 1,
+    repeats: Annotated[int, typer.Option(help="Trainings of each network on each base set.")] = 5,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Train and test networks on the result.")
+    ] = True,
+    seed: Annotated[
+        int, typer.Option(help="Of every random choice: base images, extractors, trainings.")
+    ] = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results. [default: distilled/TARGET-SIZE]")
+    ] = None,
+) -> None:
+    """Distil a data set: learn soft labels for a few base images, evaluate them, write a report.
+
+    With no argument it distils scikit-learn's digits, which need no download, in under a minute. Writes
+    distilled.safetensors, metrics.json and report.html.
+    """
+    result = job.run(
+        job.Job(
+            target=target,
+            source=source,
+            base_size=base_size,
+            method=method,
+            select=select,
+            balanced=balanced,
+            extractor=extractor,
+            width=width,
+            pool_size=pool_size,
+            lam=lam,
+            gamma=_gamma(gamma),
+            label_scale=_gamma(label_scale),
+            moments=moments,
+            backend=backend,
+            networks=_names(networks),
+            base_sets=base_sets,
+            repeats=repeats,
+            evaluate=evaluate,
+            seed=seed,
+            device=device,
+            data_root=data_root,
+            out=out,
+        )
+    )
+    out_console = terminal.console()
+    if result.table is not None:
+        out_console.print(terminal.results_table(result.metrics["results"]))
+    certificate = result.metrics["certificate"]
+    seconds = result.metrics["seconds"]
+    out_console.print(
+        f"γ = {result.metrics['gamma']:g}, label scale {result.metrics['recipe']['label_scale']:g}; "
+        f"label solve {certificate['solver']}, relative residual {certificate['residual']:.1e}"
+    )
+    out_console.print(terminal.cross_check_line(certificate))
+    out_console.print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    for name in (job.DISTILLED, job.METRICS, job.REPORT):
+        out_console.print(f"wrote {result.folder / name}")
+
+
+@app.command()
+@_guarded
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="A distilled set.")],
+    target: Annotated[
+        str | None, typer.Option(help="Where its target lies now. [default: as named in the file]")
+    ] = None,
+    networks: Networks = "lenet",
+    optimizers: Annotated[
+        str, typer.Option(help=f"Optimisers, by commas: {', '.join(OPTIMIZERS)}.")
+    ] = "adam",
+    repeats: Annotated[int, typer.Option(help="Trainings of each network.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file as well.")] = None,
+) -> None:
+    """Train networks from scratch on a distilled set and test them, beside baselines on the same images."""
+    distilled = load(file)
+    name = target or distilled.manifest["target"]["name"]
+    table = evaluation.evaluate(
+        distilled,
+        _names(networks),
+        _names(optimizers),
+        repeats,
+        target=load_data(name, root=data_root) if distilled.is_cross else None,
+        validation=load_data(name, split="validation", root=data_root),
+        test=load_data(name, split="test", root=data_root),
+        seed=seed,
+        device=device,
+    )
+    record = evaluation.metrics([distilled], table, {"evaluate": table.seconds, "total": table.seconds})
+    if json is not None:
+        write_json(json, record)
+    terminal.console().print(terminal.results_table(record["results"]))
+
+
+@app.command()
+@_guarded
+def report(
+    file: Annotated[Path, typer.Argument(help="A distilled set; a metrics.json beside it is shown with it.")],
+    out: Annotated[Path | None, typer.Option(help="The page. [default: report.html beside FILE]")] = None,
+) -> None:
+    """Write the HTML report of a distilled set again."""
+    distilled = load(file)
+    numbers = file.parent / job.METRICS
+    page = out or file.parent / job.REPORT
+    write_report(page, distilled, read_json(numbers) if numbers.is_file() else None)
+    print(f"wrote {page}")
+
+
+@app.command()
+@_guarded
+def info(file: Annotated[Path, typer.Argument(help="A distilled set.")]) -> None:
+    """Say what is in a distilled set, and where it came from."""
+    terminal.console().print(terminal.facts_table(_facts(load(file))))
+
+
+def _facts(distilled: DistilledSet) -> dict[str, object]:
+    manifest, recipe = distilled.manifest, distilled.recipe
+    source, target = manifest["source"]["name"], manifest["target"]["name"]
+    extractors, certificate = manifest["extractors"], manifest["certificate"]
+    return {
+        "images": f"{len(distilled)} of {'×'.join(map(str, distilled.shape))}, from {source}",
+        "labels": f"over {len(distilled.classes)} classes of {target}, {distilled.label_space}",
+        "classes": ", ".join(distilled.classes),
+        "recipe": f"{recipe.loss}, labels × {recipe.label_scale:g}, {recipe.steps} steps of "
+        f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}",
+        "selection": ", ".join(f"{key} {value}" for key, value in manifest["selection"].items()),
+        "method": f"{manifest['method']} ({manifest['backend']}), λ {manifest['lam']:g}, "
+        f"γ {manifest['gamma']:g}, seed {manifest['seed']}",
+        "extractors": f"{len(extractors)} × {extractors[0]['network']} {extractors[0]['options']}",
+        "certificate": f"outer loss {certificate['outer_loss']:.4f}, relative residual "
+        f"{certificate['residual']:.1e}",
+        "bytes": ", ".join(f"{key} {value:,}" for key, value in distilled.bytes.items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in manifest["versions"].items()),
+    }
+
+
+@app.command()
+@_guarded
+def backends() -> None:
+    """List the solvers of the convex layers: what is available, and why the rest is not."""
+    reports = layers.backends().values()
+    facts = {r.name: r.summary if r.available else f"not available: {r.reason}" for r in reports}
+    terminal.console().print(terminal.facts_table(facts))
+
+
+@moments_app.command("accumulate")
+@_guarded
+def moments_accumulate(
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "digits",
+    extractor: Extractor = "convnet",
+    width: Width = None,
+    pool_size: PoolSize = 5,
+    seed: Annotated[int, typer.Option(help="Of the extractors' random weights.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/m: every m-th image from the i-th on, i from 0.")] = "0/1",
+    device: Device = "auto",
+    data_root: DataRoot = None,
+) -> None:
+    """Sum the moments of a target set, or of one shard of it."""
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise typer.BadParameter(f"a shard is written i/m, as in 0/4, found {shard!r}")
+    specs = pool(extractor, pool_size, seed, **({} if width is None else {"width": width}))
+    data = load_data(target, root=data_root)
+    moments = accumulate(specs, data, shard=(int(index), int(count)), device=device)
+    moments.save(out)
+    print(f"wrote {out}: {moments.images} images")
+
+
+@moments_app.command("merge")
+@_guarded
+def moments_merge(
+    files: Annotated[list[Path], typer.Argument(help="Files of shards, in any order.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Add moments of disjoint parts; parts that do not belong together, or come twice, are refused."""
+    merged = functools.reduce(Moments.merge, map(Moments.load, files))
+    merged.save(out)
+    missing = f"; still missing: {len(merged.missing)} shards" if merged.missing else ""
+    print(f"wrote {out}: {merged.images} images{missing}")
+
+
+@moments_app.command("info")
+@_guarded
+def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")]) -> None:
+    """Say what a file of moments holds."""
+    moments = Moments.load(file)
+    specs = [spec.to_dict() for spec in moments.pool]
+    facts = {
+        "target": f"{moments.target['name']} ({moments.target['split']}), {moments.num_classes} classes",
+        "images": f"{moments.images:,} of {'×'.join(map(str, moments.shape))}",
+        "extractors": f"{len(specs)} × {specs[0]['network']} {specs[0]['options']}",
+        "parts": ", ".join(moments.target["parts"]),
+        "missing": ", ".join(moments.missing) or "nothing",
+    }
+    terminal.console().print(terminal.facts_table(facts))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"convexdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="convexdistill")

@@ -1,0 +1,218 @@
+"""The whole way from the name of a data set to a distilled set, its numbers and its report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convexdistill import distill
+from convexdistill.data import ImageData, load
+from convexdistill.device import resolve_device
+from convexdistill.distilled import DistilledSet
+from convexdistill.errors import InvalidInputError, OutputError, UnknownNameError
+from convexdistill.evaluate import EvaluationTable, evaluate, metrics
+from convexdistill.features import NETWORKS, pool
+from convexdistill.files import write_json
+from convexdistill.moments import Moments, accumulate
+from convexdistill.report import write_report
+from convexdistill.select import choose
+
+DISTILLED, METRICS, REPORT = "distilled.safetensors", "metrics.json", "report.html"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The settings of a distillation; every one is an option of ``convexdistill distill``.
+
+    Attributes:
+        target: name, ``.npz`` or folder of the data set whose classes are taught.
+        source: where base images come from; ``None``: the target.
+        base_size: how many base images.
+        method: a key of :data:`convexdistill.distill.METHODS`.
+        select: a rule of :func:`convexdistill.select.choose`.
+        balanced: the same number of each class; ``None``: yes within a data set, no across.
+        extractor: network of the pool.
+        width: channels of its convolutions, where it has that parameter.
+        pool_size: number of extractors.
+        lam: λ of the ridge heads, relative.
+        gamma: γ of the label solve, relative; ``None`` chooses on the validation split.
+        prior: ``"zero"`` or ``"teacher"``; ``None`` chooses on the validation split where γ is chosen.
+        label_scale: of the recipe; ``None`` chooses on the validation split.
+        moments: file of moments to go on from, instead of a pass over the target.
+        backend: ``"auto"``, ``"torch"`` or ``"cvxpylayers"``.
+        networks: what is trained from scratch to evaluate; the first also chooses.
+        base_sets: how many choices of base images, with seeds ``seed``, ``seed + 1``, ….
+        repeats: trainings of each network on each base set.
+        evaluate: whether to evaluate at all.
+        seed: of every random choice.
+        device: where networks run.
+        data_root: where data sets lie.
+        out: folder of the results; ``None``: ``distilled/TARGET-SIZE``.
+    """
+
+    target: str = "digits"
+    source: str | None = None
+    base_size: int = 100
+    method: str = "closed-form"
+    select: str = "random"
+    balanced: bool | None = None
+    extractor: str = "convnet"
+    width: int | None = None
+    pool_size: int = 5
+    lam: float = 1e-3
+    gamma: float | None = None
+    prior: str | None = None
+    label_scale: float | None = None
+    moments: Path | None = None
+    backend: str = "auto"
+    networks: tuple[str, ...] = ("lenet",)
+    base_sets: int = 1
+    repeats: int = 5
+    evaluate: bool = True
+    seed: int = 0
+    device: str = "auto"
+    data_root: str | None = None
+    out: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        if self.out is not None:
+            return self.out
+        names = [Path(name).stem for name in (self.source, self.target) if name is not None]
+        return Path("distilled") / f"{'-to-'.join(names)}-{self.base_size}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job made: the set of the first seed, the numbers, and where they were written."""
+
+    distilled: DistilledSet
+    table: EvaluationTable | None
+    metrics: dict[str, Any]
+    folder: Path
+
+
+def run(job: Job) -> Result:
+    """Load, choose base examples, accumulate, solve, evaluate, report.
+
+    Raises:
+        InvalidInputError: anything about the settings, the data or the output folder that cannot work; found
+            before the long part starts wherever it can be, and nothing is left behind.
+    """
+    _check(job)
+    clock = _Clock()
+    with clock("load"):
+        target = load(job.target, root=job.data_root)
+        validation = load(job.target, split="validation", root=job.data_root)
+        source = target if job.source is None else load(job.source, root=job.data_root)
+    across = source.fingerprint != target.fingerprint
+    balanced = not across if job.balanced is None else job.balanced
+    bases = [
+        choose(source, job.base_size, job.select, balanced=balanced, seed=job.seed + k)
+        for k in range(job.base_sets)
+    ]
+    with clock("accumulate"):
+        moments = _moments(job, target)
+    sets: list[DistilledSet] = []
+    with clock("solve"):
+        method = distill.METHODS[job.method]
+        for k, base in enumerate(bases):
+            # γ and the recipe are chosen once, on the first base set, and then kept.
+            kept = sets[0].manifest if sets else None
+            distilled = method(
+                moments,
+                base,
+                None if kept else validation,
+                lam=job.lam,
+                gamma=kept["gamma"] if kept else job.gamma,
+                prior=kept["prior"] if kept else job.prior,
+                label_scale=None if kept else job.label_scale,
+                recipe=sets[0].recipe if kept else None,
+                network=job.networks[0],
+                backend=job.backend,
+                seed=job.seed + k,
+                device=job.device,
+            )
+            sets.append(distilled)
+    table = None
+    with clock("evaluate"):
+        if job.evaluate:
+            table = evaluate(
+                sets,
+                job.networks,
+                repeats=job.repeats,
+                target=target if across else None,
+                validation=validation,
+                test=load(job.target, split="test", root=job.data_root),
+                seed=job.seed,
+                device=job.device,
+            )
+    record = metrics(sets, table, {**clock.seconds, "total": clock.total})
+    folder = job.folder
+    sets[0].save(folder / DISTILLED)
+    write_json(folder / METRICS, record)
+    write_report(folder / REPORT, sets[0], record)
+    return Result(sets[0], table, record, folder)
+
+
+def _check(job: Job) -> None:
+    """Raise on whatever can be known to fail before any work is done."""
+    if job.method not in distill.METHODS:
+        raise UnknownNameError(f"unknown method {job.method!r}; known are {', '.join(distill.METHODS)}")
+    if unknown := [network for network in job.networks if network not in NETWORKS]:
+        raise UnknownNameError(f"unknown network {unknown[0]!r}; known are {', '.join(NETWORKS)}")
+    if not job.networks:
+        raise InvalidInputError("name at least one network")
+    for name, value in (("base-sets", job.base_sets), ("repeats", job.repeats)):
+        if value < 1:
+            raise InvalidInputError(f"--{name} must be at least 1, found {value}")
+    resolve_device(job.device)
+    # Writing may fail for reasons that only writing shows; the plain ones should not cost an hour first.
+    place = next(p for p in (job.folder.absolute(), *job.folder.absolute().parents) if p.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write into {job.folder}: {place} is not a folder that can be written to; "
+            "choose another --out"
+        )
+
+
+def _moments(job: Job, target: ImageData) -> Moments:
+    if job.moments is None:
+        options = {} if job.width is None else {"width": job.width}
+        return accumulate(pool(job.extractor, job.pool_size, job.seed, **options), target, device=job.device)
+    moments = Moments.load(job.moments)
+    if moments.missing:
+        raise InvalidInputError(
+            f"{job.moments} lacks {len(moments.missing)} shards; merge all of them first "
+            "(convexdistill moments merge)"
+        )
+    if tuple(moments.target["classes"]) != target.classes or moments.shape != target.shape:
+        raise InvalidInputError(
+            f"{job.moments} holds moments of {moments.target['name']!r}, not of {job.target!r}; "
+            "name the same --target"
+        )
+    return moments
+
+
+class _Clock:
+    """Seconds by phase; what comes between the phases counts towards the total."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.start

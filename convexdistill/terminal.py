@@ -1,0 +1,89 @@
+"""What a command prints: tables for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from convexdistill.progress import PlainReporter, Reporter, RichReporter
+
+# A pipe has no width of its own; this one holds every table without wrapping.
+PIPE_WIDTH = 110
+
+
+def console() -> Console:
+    """Standard output, as wide as the terminal, or wide enough for a table where there is none."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(width=PIPE_WIDTH, highlight=False)
+
+
+def reporter() -> Reporter:
+    """Bars on a terminal, plain lines elsewhere."""
+    return RichReporter() if sys.stderr.isatty() else PlainReporter()
+
+
+def percent(value: float | None) -> str:
+    """An accuracy with one decimal, or a dash where there is none.
+
+    Example:
+        >>> percent(91.27), percent(None)
+        ('91.3', '–')
+    """
+    return "–" if value is None else f"{value:.1f}"
+
+
+def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of an evaluation, from the records of ``metrics.json``."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    for name in ("labels", "network", "optimizer", "loss"):
+        table.add_column(name)
+    for name in ("steps", "validation %", "test %", "± std", "95 % interval", "runs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in results:
+        low, high = row["accuracy_ci95"]
+        steps = sorted(set(row["steps"]))
+        loss = row["loss"] or "–"
+        if row["loss"] == "mse":
+            loss = f"mse ×{row['label_scale']:g}"
+        elif row["loss"] is not None:
+            loss = "cross-entropy"
+        table.add_row(
+            row["labels"],
+            row["network"] or "–",
+            row["optimizer"] or "–",
+            loss,
+            "–" if not steps else f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}–{steps[-1]}",
+            percent(row["validation_mean"]),
+            percent(row["accuracy_mean"]),
+            percent(row["accuracy_std"]),
+            "–" if low is None else f"{low:.1f} – {high:.1f}",
+            str(len(row["runs"])),
+            style="bold" if row["labels"] == "distilled" else None,
+        )
+    return table
+
+
+def facts_table(facts: Mapping[str, object]) -> Table:
+    """Names and values in two columns."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def cross_check_line(certificate: Mapping[str, Any]) -> str:
+    """One sentence on what the independent solver said."""
+    check = certificate.get("cross_check")
+    if check is None:
+        return "final ridge head not solved through cvxpylayers: n·d is above 20,000"
+    return (
+        f"final ridge head (n={check['n']}, d={check['d']}) through torch and through cvxpylayers: relative "
+        f"difference {check['relative_difference']:.1e}; {1000 * check['torch_seconds']:.1f} ms and "
+        f"{1000 * check['cvxpylayers_seconds']:.1f} ms"
+    )
