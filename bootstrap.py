@@ -47,7 +47,7 @@ def make_environment() -> list[str]:
 
 def main() -> None:
     """Install the package, with the extras named on the command line."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file must speak on older ones, too
         raise SystemExit(f"convexdistill needs Python 3.11 or newer, this is {sys.version.split()[0]}")
     import tomllib
 

@@ -63,7 +63,7 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _gamma(value: str) -> float | None:
+def _number(value: str) -> float | None:
     try:
         return None if value == "auto" else float(value)
     except ValueError:
@@ -125,6 +125,9 @@ def distill(
         str,
         typer.Option(help="Weight γ on the labels' norm, relative; auto: chosen on the validation split."),
     ] = "auto",
+    prior: Annotated[
+        str, typer.Option(help="What γ pulls the labels to: zero or teacher; auto: chosen along with γ.")
+    ] = "auto",
     label_scale: Annotated[
         str,
         typer.Option(help="What labels are multiplied by in training; auto: chosen on the validation split."),
@@ -172,8 +175,9 @@ def distill(
             width=width,
             pool_size=pool_size,
             lam=lam,
-            gamma=_gamma(gamma),
-            label_scale=_gamma(label_scale),
+            gamma=_number(gamma),
+            prior=None if prior == "auto" else prior,
+            label_scale=_number(label_scale),
             moments=moments,
             backend=backend,
             networks=_names(networks),
@@ -189,14 +193,8 @@ def distill(
     out_console = terminal.console()
     if result.table is not None:
         out_console.print(terminal.results_table(result.metrics["results"]))
-    certificate = result.metrics["certificate"]
-    seconds = result.metrics["seconds"]
-    out_console.print(
-        f"γ = {result.metrics['gamma']:g}, label scale {result.metrics['recipe']['label_scale']:g}; "
-        f"label solve {certificate['solver']}, relative residual {certificate['residual']:.1e}"
-    )
-    out_console.print(terminal.cross_check_line(certificate))
-    out_console.print("seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()))
+    for line in terminal.job_lines(result.metrics):
+        out_console.print(line)
     for name in (job.DISTILLED, job.METRICS, job.REPORT):
         out_console.print(f"wrote {result.folder / name}")
 
@@ -271,7 +269,7 @@ def _facts(distilled: DistilledSet) -> dict[str, object]:
         f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}",
         "selection": ", ".join(f"{key} {value}" for key, value in manifest["selection"].items()),
         "method": f"{manifest['method']} ({manifest['backend']}), λ {manifest['lam']:g}, "
-        f"γ {manifest['gamma']:g}, seed {manifest['seed']}",
+        f"γ {manifest['gamma']:g}, prior {manifest['prior']}, seed {manifest['seed']}",
         "extractors": f"{len(extractors)} × {extractors[0]['network']} {extractors[0]['options']}",
         "certificate": f"outer loss {certificate['outer_loss']:.4f}, relative residual "
         f"{certificate['residual']:.1e}",

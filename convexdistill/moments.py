@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from convexdistill import progress
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
-from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError, ParameterRangeError
+from convexdistill.errors import (
+    FileFormatError,
+    InvalidInputError,
+    NonFiniteInputError,
+    ParameterRangeError,
+    ShapeError,
+)
 from convexdistill.features import (
     ExtractorSpec,
     FrozenExtractor,
@@ -32,6 +38,7 @@ from convexdistill.features import (
     default_batch_size,
     spec_from_dict,
 )
+from convexdistill.features.network import output_features
 from convexdistill.files import read_tensors, write_tensors
 
 KIND = "moments"
@@ -135,19 +142,30 @@ class Moments:
         """
         tensors, manifest = read_tensors(path, kind=KIND, version=FORMAT_VERSION)
         try:
-            records = manifest["pool"]
+            records = list(manifest["pool"])
             specs = tuple(map(spec_from_dict, records)) if pool is None else tuple(pool)
-            target = manifest["target"]
-            shape = tuple(target["shape"])
+            target = {key: manifest["target"][key] for key in ("name", "split", "classes", "shape", "parts")}
+            channels, height, width = target["shape"]
+            list(map(_split_part, target["parts"]))
             gram = tuple(tensors[f"gram.{k}"] for k in range(len(specs)))
             cross = tuple(tensors[f"cross.{k}"] for k in range(len(specs)))
             counts = tensors["counts"]
             preprocessing = Preprocessing.from_dict(manifest["preprocessing"])
-        except (KeyError, TypeError) as error:
+        except FileFormatError as error:
+            raise FileFormatError(f"{path}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{path} lacks a part that moments have: {error}") from error
         if [spec.to_dict() for spec in specs] != records:
             raise FileFormatError(f"{path} was accumulated with another pool than the one given")
-        extractors = tuple(spec.build(shape) for spec in specs)
+        if len(tensors) != 1 + 2 * len(specs):
+            raise FileFormatError(f"{path} holds {len(tensors)} tensors, a pool of {len(specs)} has others")
+        try:
+            extractors = tuple(spec.build((channels, height, width)) for spec in specs)
+            sizes = [output_features(extractor, (channels, height, width)) for extractor in extractors]
+        except (ShapeError, ParameterRangeError) as error:
+            raise FileFormatError(f"{path}: its extractors cannot be built ({error})") from error
+        if sizes != [len(values) - 1 for values in gram]:
+            raise FileFormatError(f"{path}: its extractors give {sizes} features, other than were summed")
         moments = cls(gram, cross, counts, specs, extractors, preprocessing, target)
         moments._validate(path)
         return moments
@@ -162,6 +180,8 @@ class Moments:
 
     def _validate(self, path: str | Path) -> None:
         total = self.images
+        if self.counts.ndim != 1 or len(self.counts) != len(self.target["classes"]):
+            raise FileFormatError(f"{path}: counts and classes do not fit together")
         for k, (gram, cross) in enumerate(zip(self.gram, self.cross, strict=True)):
             fits = gram.ndim == 2 and gram.shape[0] == gram.shape[1] == cross.shape[0]
             if not fits or cross.shape[1:] != self.counts.shape or gram.dtype != torch.float64:

@@ -13,7 +13,7 @@ from rich.table import Table
 from convexdistill.progress import PlainReporter, Reporter, RichReporter
 
 # A pipe has no width of its own; this one holds every table without wrapping.
-PIPE_WIDTH = 110
+PIPE_WIDTH = 120
 
 
 def console() -> Console:
@@ -38,10 +38,10 @@ def percent(value: float | None) -> str:
 
 def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
     """The table of an evaluation, from the records of ``metrics.json``."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    for name in ("labels", "network", "optimizer", "loss"):
-        table.add_column(name)
-    for name in ("steps", "validation %", "test %", "± std", "95 % interval", "runs"):
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("labels", "network", "loss"):
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "valid. %", "test %", "95 % interval", "runs"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in results:
         low, high = row["accuracy_ci95"]
@@ -50,21 +50,26 @@ def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
         if row["loss"] == "mse":
             loss = f"mse ×{row['label_scale']:g}"
         elif row["loss"] is not None:
-            loss = "cross-entropy"
+            loss = "soft CE"
         table.add_row(
             row["labels"],
-            row["network"] or "–",
-            row["optimizer"] or "–",
+            _trained(row),
             loss,
             "–" if not steps else f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}–{steps[-1]}",
             percent(row["validation_mean"]),
-            percent(row["accuracy_mean"]),
-            percent(row["accuracy_std"]),
+            f"{percent(row['accuracy_mean'])} ± {percent(row['accuracy_std'])}",
             "–" if low is None else f"{low:.1f} – {high:.1f}",
             str(len(row["runs"])),
             style="bold" if row["labels"] == "distilled" else None,
         )
     return table
+
+
+def _trained(row: Mapping[str, Any]) -> str:
+    if row["network"] is None:
+        return "–"
+    network, optimizer = row["network"], row["optimizer"]
+    return f"{network}" if optimizer == "adam" else f"{network}, {optimizer}"
 
 
 def facts_table(facts: Mapping[str, object]) -> Table:
@@ -77,13 +82,25 @@ def facts_table(facts: Mapping[str, object]) -> Table:
     return table
 
 
-def cross_check_line(certificate: Mapping[str, Any]) -> str:
-    """One sentence on what the independent solver said."""
+def job_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What is worth a line below the table: what was chosen, how exact it is, and how long it took."""
+    certificate, recipe = metrics["certificate"], metrics["recipe"]
+    seconds = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
+    return [
+        f"chosen on the validation split: γ {metrics['gamma']:g}, prior {metrics['prior']}, label scale "
+        f"{recipe['label_scale']:g}, {recipe['steps']} steps",
+        f"label solve: {certificate['solver']}, relative residual {certificate['residual']:.1e}",
+        _cross_check_line(certificate),
+        f"seconds: {seconds}",
+    ]
+
+
+def _cross_check_line(certificate: Mapping[str, Any]) -> str:
     check = certificate.get("cross_check")
     if check is None:
-        return "final ridge head not solved through cvxpylayers: n·d is above 20,000"
+        return "final ridge head: too large to solve through cvxpylayers as well (n·d above 20,000)"
     return (
-        f"final ridge head (n={check['n']}, d={check['d']}) through torch and through cvxpylayers: relative "
-        f"difference {check['relative_difference']:.1e}; {1000 * check['torch_seconds']:.1f} ms and "
+        f"final ridge head: n={check['n']}, d={check['d']}, torch and cvxpylayers differ by "
+        f"{check['relative_difference']:.1e}; {1000 * check['torch_seconds']:.1f} ms and "
         f"{1000 * check['cvxpylayers_seconds']:.1f} ms"
     )

@@ -14,7 +14,7 @@ from convexdistill.distill.solve import LabelSystem, solve_labels
 from convexdistill.seeds import child_seed
 from convexdistill.training import Candidate, Recipe, run_trials, training_steps
 
-# γ with the prior zero, and with the teacher's scores as prior: the fewer examples, the less of a prior helps.
+# γ for each prior: the more examples there are, the more the teacher's scores have to say.
 GAMMAS = {"zero": (0.01, 0.1, 1.0), "teacher": (0.1, 1.0)}
 LABEL_SCALES = (4.0, 8.0)
 # Without a validation split: the middle of what is chosen on the data sets of the experiments.
@@ -108,7 +108,7 @@ def choose_recipe(
         }
         for (prior, g, s), trial in zip(settings, trials, strict=True)
     ]
-    winner = max(range(len(trials)), key=lambda i: tried[i]["validation_mean"])
+    winner = max(range(len(trials)), key=lambda i: sum(trials[i].validation))
     prior, g, _ = settings[winner]
     recipe = replace(candidates[winner].recipe, steps=trials[winner].steps)
     return Choice(g, prior, recipe, tried)

@@ -21,9 +21,9 @@ def cross_check(term: OuterTerm, labels: Tensor) -> dict[str, Any] | None:
         labels: ``(n, C)``, the learned labels.
 
     Returns:
-        ``n``, ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``, ``cvxpylayers_setup_seconds`` (the
-        first solve, which compiles) and ``cvxpylayers_seconds`` (the second); ``None`` where the problem is
-        larger than :data:`LARGEST` entries.
+        ``n``, ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``, ``cvxpylayers_setup_seconds``
+        (the first solve, which compiles) and ``cvxpylayers_seconds`` (the second); ``None`` where the problem
+        is larger than :data:`LARGEST` entries.
     """
     if term.features.numel() > LARGEST:
         return None

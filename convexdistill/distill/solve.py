@@ -141,7 +141,7 @@ def descend_labels(
     def closure() -> Tensor:
         optimizer.zero_grad()
         value = objective()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     residual, iteration = math.inf, 0

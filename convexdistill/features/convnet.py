@@ -50,7 +50,8 @@ def convnet(
     depth = default_depth(shape) if depth is None else depth
     if width < 1:
         raise ParameterRangeError(f"width must be at least 1, found {width}")
-    if not 1 <= depth <= (deepest := int(math.log2(min(shape[1:])))):
+    deepest = int(math.log2(min(shape[1:])))
+    if not 1 <= depth <= deepest:
         raise ParameterRangeError(
             f"depth must lie in 1..{deepest} for images of {shape[1]}×{shape[2]}, found {depth}: every "
             "block halves the map"

@@ -45,8 +45,18 @@ class ExtractorSpec:
             )
 
     def build(self, shape: Shape) -> FrozenExtractor:
-        """The frozen extractor for images of ``shape`` (channels, height, width)."""
+        """The frozen extractor for images of ``shape`` (channels, height, width).
+
+        Raises:
+            ParameterRangeError: an option that the network does not have, or a value it cannot take.
+            ShapeError: the network does not work on such images.
+        """
         if self.network.startswith(TORCHVISION):
+            if unknown := set(self.options) - {"weights", "layer"}:
+                raise ParameterRangeError(
+                    f"extractor {self.network!r} has the options weights and layer, found "
+                    f"{', '.join(sorted(unknown))}"
+                )
             body = torchvision_body(
                 self.network.removeprefix(TORCHVISION),
                 shape,

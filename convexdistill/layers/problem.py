@@ -16,7 +16,7 @@ from torch import Tensor
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> torch.Size:
     """``torch.broadcast_shapes``, typed."""
-    common: torch.Size = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+    common: torch.Size = torch.broadcast_shapes(*shapes)
     return common
 
 

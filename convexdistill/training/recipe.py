@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -74,13 +75,14 @@ class Recipe:
             raise UnknownNameError(f"unknown loss {self.loss!r}; known are {', '.join(LOSSES)}")
         if self.optimizer not in OPTIMIZERS:
             raise UnknownNameError(f"unknown optimizer {self.optimizer!r}; known are {', '.join(OPTIMIZERS)}")
-        if self.steps < 1 or self.batch_size < 1:
+        if any(type(number) is not int or number < 1 for number in (self.steps, self.batch_size)):
             raise ParameterRangeError(
-                f"steps and batch size must be at least 1, found {self.steps} and {self.batch_size}"
+                "steps and batch size must be whole numbers of at least 1, found "
+                f"{self.steps} and {self.batch_size}"
             )
-        if not (self.label_scale > 0 and self.learning_rate >= 0):
+        if not (0 < self.label_scale < math.inf and 0 <= self.learning_rate < math.inf):
             raise ParameterRangeError(
-                "label scale must be positive and the learning rate not negative, found "
+                "label scale must be positive and the learning rate not negative, both finite, found "
                 f"{self.label_scale} and {self.learning_rate}"
             )
         if self.learning_rate == 0:

@@ -175,6 +175,7 @@ class SideBySide(nn.Module):
                     torch.testing.assert_close(outputs[k], expected, rtol=1e-3, atol=1e-4)
         except (RuntimeError, AssertionError) as error:
             raise NotJoinableError from error
+        self.train(networks[0].training)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(K, B, C)`` of ``(B, K, c, h, w)``: each member has its own images."""

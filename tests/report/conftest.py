@@ -1,0 +1,148 @@
+"""Small distilled sets and records, made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from convexdistill.distilled import REQUIRED, DistilledSet
+from convexdistill.evaluate import metrics
+from convexdistill.evaluate.table import EvaluationTable, Row, summarise
+from convexdistill.training import Recipe
+
+Record = dict[str, Any]
+CROSS_CHECK = {
+    "n": 12,
+    "d": 33,
+    "relative_difference": 1.6e-12,
+    "torch_seconds": 0.0013,
+    "cvxpylayers_seconds": 0.0092,
+    "cvxpylayers_setup_seconds": 0.53,
+}
+
+
+def distilled_set(
+    n: int = 12,
+    classes: Sequence[str] = ("zero", "one", "two"),
+    *,
+    shape: tuple[int, int, int] = (1, 8, 8),
+    space: str = "centred",
+    target: str = "digits",
+    source: str | None = None,
+    source_classes: Sequence[str] | None = None,
+    recipe: Recipe | None = None,
+    **facts: Any,
+) -> DistilledSet:
+    """A set of random images and labels; ``source`` makes it one across data sets."""
+    draw = torch.Generator().manual_seed(0)
+    own = list(source_classes or classes)
+    labels = torch.randn(n, len(classes), generator=draw) * 0.4
+    if space == "probability":
+        labels = labels.softmax(1)
+    place = {"split": "train", "shape": list(shape)}
+    manifest = {
+        **dict.fromkeys(REQUIRED),
+        "target": {**place, "name": target, "classes": list(classes), "parts": ["sha256:" + "ab" * 32]},
+        "source": {
+            **place,
+            "name": source or target,
+            "classes": own,
+            "fingerprint": "sha256:" + ("cd" if source else "ab") * 32,
+        },
+        "selection": {"method": "random", "balanced": True, "seed": 0},
+        "method": "closed-form",
+        "backend": "torch",
+        "preprocessing": {"mean": [0.5] * shape[0], "std": [0.25] * shape[0]},
+        "recipe": (recipe or Recipe("mse", label_scale=8.0, steps=3, batch_size=5)).to_dict(),
+        "extractors": [{"network": "convnet", "options": {"width": 8}, "seed": s} for s in (7, 8)],
+        "lam": 1e-3,
+        "gamma": 0.1,
+        "prior": "zero",
+        "certificate": {
+            "outer_loss": 0.2934,
+            "residual": 8.7e-16,
+            "condition": 17.9,
+            "solver": "torch/primal/cholesky",
+            "cross_check": CROSS_CHECK,
+        },
+        "chosen_from": [
+            {"gamma": g, "label_scale": 8.0, "steps": 3, "validation_mean": 90.0 + g} for g in (0.1, 1.0)
+        ],
+        "seed": 0,
+        "versions": {"convexdistill": "0.1.0", "torch": "2"},
+        **facts,
+    }
+    return DistilledSet(
+        torch.randint(0, 256, (n, *shape), generator=draw, dtype=torch.uint8),
+        labels,
+        space,
+        torch.arange(n),
+        torch.arange(n) % len(own),
+        manifest,
+    )
+
+
+def row(labels: str, runs: Sequence[Sequence[float]], **facts: Any) -> Row:
+    """A row of the evaluation from its test accuracies, base set by base set."""
+    trained: Record = {
+        "network": "lenet",
+        "optimizer": "adam",
+        "loss": "mse",
+        "label_scale": 8.0,
+        "steps": tuple(range(60, 60 + 60 * len(runs), 60)),
+    }
+    if labels == "nearest-neighbour":
+        trained = {**dict.fromkeys(trained), "steps": ()}
+    validation = [[value - 0.37 for value in group] for group in runs]
+    return summarise(runs, validation, labels=labels, **{**trained, **facts})
+
+
+def record(distilled: DistilledSet, rows: Sequence[Row]) -> Record:
+    """What ``metrics.json`` would hold."""
+    times = {"accumulate": 1.0, "solve": 2.5, "evaluate": 0.25, "total": 130.0}
+    sets = [distilled] * (rows[0].base_sets if rows else 1)
+    return metrics(sets, EvaluationTable(tuple(rows), 1.0), times)
+
+
+def usual_rows() -> list[Row]:
+    """Two base sets, two trainings; distilled on top, by a clear margin."""
+    return [
+        row("distilled", [[90.11, 91.23], [92.34, 93.45]]),
+        row("one-hot", [[70.12, 71.56], [72.67, 73.78]], loss="soft-cross-entropy", label_scale=1.0),
+        row("one-hot-recipe", [[80.89, 81.91], [82.02, 83.13]]),
+        row("teacher", [[87.24, 88.35], [89.46, 90.57]]),
+        row("nearest-neighbour", [[75.68], [76.79]]),
+    ]
+
+
+@pytest.fixture
+def distilled() -> DistilledSet:
+    return distilled_set()
+
+
+@pytest.fixture
+def numbers(distilled: DistilledSet) -> Mapping[str, Any]:
+    return record(distilled, usual_rows())
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    return usual_rows()
+
+
+@pytest.fixture
+def make_set() -> Callable[..., DistilledSet]:
+    return distilled_set
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    return row
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    return record
