@@ -43,6 +43,7 @@ REQUIRED = (
     "seed",
     "versions",
 )
+PARTS = {"target": ("name", "classes", "shape", "parts"), "source": ("name", "classes", "fingerprint")}
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,10 @@ def _validate(d: DistilledSet) -> None:
     """Raise unless every part is there and fits the others."""
     if missing := [key for key in REQUIRED if key not in d.manifest]:
         raise FileFormatError(f"the manifest lacks {', '.join(missing)}")
+    for part, keys in PARTS.items():
+        found = d.manifest[part]
+        if lacking := [key for key in keys if not isinstance(found, Mapping) or key not in found]:
+            raise FileFormatError(f"the manifest's {part} lacks {', '.join(lacking)}")
     if d.label_space not in LABEL_SPACES:
         raise FileFormatError(f"label_space is {d.label_space!r}, known are {', '.join(LABEL_SPACES)}")
     n, classes = len(d.images), len(d.classes)
@@ -243,6 +248,9 @@ def _validate(d: DistilledSet) -> None:
             )
         if bad := int((~tensor.isfinite()).sum()):
             raise NonFiniteInputError(f"{name} holds {bad} NaN or infinite values of {tensor.numel()}")
+    source_classes = len(d.manifest["source"]["classes"])
+    if d.base_labels.min() < 0 or d.base_labels.max() >= source_classes:
+        raise FileFormatError(f"base_labels lie outside the {source_classes} classes of the source")
     sums = d.labels.sum(1)
     if d.label_space == "probability" and (d.labels.min() < 0 or (sums - 1).abs().max() > 1e-4):
         raise FileFormatError("label_space is 'probability', but rows are not probabilities")

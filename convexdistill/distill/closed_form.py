@@ -70,7 +70,7 @@ def closed_form(
     Raises:
         ParameterRangeError: λ, γ or the label scale is not positive.
         UnknownNameError: no such backend or prior.
-        InvalidInputError: validation has other classes than the target.
+        InvalidInputError: validation has other classes or another image shape than the target.
 
     Example:
         >>> import convexdistill as cd
@@ -91,6 +91,10 @@ def closed_form(
         raise InvalidInputError(
             f"validation has the classes {', '.join(validation.classes)}, the target set "
             f"{', '.join(moments.target['classes'])}"
+        )
+    if validation is not None and validation.shape != moments.shape:
+        raise InvalidInputError(
+            f"validation has images of {validation.shape}, the target set of {moments.shape}"
         )
     images = base.resized(moments.shape).images
     terms = outer_terms(moments, base, lam)
@@ -149,7 +153,7 @@ def _distilled(
 ) -> DistilledSet:
     manifest = {
         **facts,
-        "target": dict(moments.target),
+        "target": {**moments.target, "images": moments.images},
         "source": {
             "name": base.source,
             "split": base.split,

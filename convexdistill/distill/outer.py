@@ -75,7 +75,8 @@ def outer_terms(moments: Moments, base: BaseExamples, lam: float) -> list[OuterT
         d = len(gram) - 1
         # Scale features by one number, so that neither λ nor the weight of the ones depends on the
         # extractor's scale: tr(G) over features is N times their mean squared norm.
-        scale = (N / gram.diagonal()[:d].sum().clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+        total = gram.diagonal()[:d].sum()
+        scale = (N / total).sqrt() if total > 0 else torch.ones_like(total)
         S = torch.cat([scale.expand(d), torch.ones(1, dtype=torch.float64)])
         G = S[:, None] * gram * S / N
         R = S[:, None] * (cross - gram[:, -1:] / C) / N  # centred one-hot: T − 1/C, 1ᵀΦ_T is a row of G

@@ -127,6 +127,7 @@ def descend_labels(
     optimizer = torch.optim.LBFGS(
         [Z],
         max_iter=1,
+        max_eval=26,  # what torch leaves of it is the line search's: the default for one iteration is none
         history_size=50,
         line_search_fn="strong_wolfe",
         tolerance_grad=0.0,

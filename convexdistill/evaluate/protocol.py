@@ -13,10 +13,10 @@ from convexdistill import data as data_sets
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet, fresh_network
-from convexdistill.errors import InvalidInputError, ParameterRangeError
+from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
 from convexdistill.evaluate.baselines import candidates, nearest_neighbour_accuracy, transferred_labels
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
-from convexdistill.features import Shape
+from convexdistill.features import NETWORKS, Shape
 from convexdistill.seeds import child_seed
 from convexdistill.training import OPTIMIZERS, Recipe, Trial, accuracies, run_trials
 
@@ -74,6 +74,11 @@ def evaluate(
             "evaluation needs at least one distilled set, network, optimizer and repeat, found "
             f"{len(sets)}, {len(networks)}, {len(optimizers)} and {repeats}"
         )
+    for optimizer in optimizers:
+        _with_optimizer(sets[0].recipe, optimizer)
+    for network in networks:
+        if isinstance(network, str) and network not in NETWORKS:
+            raise UnknownNameError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
     start = time.perf_counter()
     first = sets[0]
     name = first.manifest["target"]["name"]
@@ -81,11 +86,14 @@ def evaluate(
     test = test or data_sets.load(name, split="test", root=root)
     for one in sets:
         _check_fits(first, one.classes, one.shape)
+        if one.is_cross != first.is_cross:
+            raise InvalidInputError("sets within a data set and across data sets are not of one job")
     for split in (validation, test):
         _check_fits(first, split.classes, split.shape)
     transferred: list[Tensor | None] = [None] * len(sets)
     if first.is_cross:
         target = target or data_sets.load(name, split="train", root=root)
+        _check_fits(first, target.classes, target.shape)
         transferred = [*transferred_labels(sets, target)]
 
     splits = validation, test

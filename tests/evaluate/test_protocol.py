@@ -1,0 +1,199 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+
+from convexdistill.data import ImageData, load
+from convexdistill.distill import closed_form
+from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
+from convexdistill.evaluate import evaluate, metrics, protocol
+from convexdistill.evaluate.baselines import candidates, transferred_labels
+from convexdistill.features import pool
+from convexdistill.moments import accumulate
+from convexdistill.select import choose
+from convexdistill.training import training_steps
+
+DIGITS, VALIDATION, TEST = (load("digits", split) for split in ("train", "validation", "test"))
+MOMENTS = accumulate(pool("convnet", count=1, width=4), DIGITS)
+SETS = [closed_form(MOMENTS, choose(DIGITS, 20, seed=seed)) for seed in range(2)]
+WITHIN = ["distilled", "one-hot", "smoothed", "one-hot-recipe", "teacher", "nearest-neighbour"]
+
+
+def small(shape, num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], num_classes))
+
+
+def other_source():
+    """Digits upside down under other names and other classes: another data set."""
+    return ImageData(
+        DIGITS.images.flip(2), DIGITS.labels % 3, ("a", "b", "c"), name="upside-down", split="train"
+    )
+
+
+CROSS = closed_form(MOMENTS, choose(other_source(), 20, balanced=False))
+
+
+def run(sets=SETS[0], networks=(small,), **options):
+    options = {"repeats": 2, "validation": VALIDATION, "test": TEST, "device": "cpu", **options}
+    return evaluate(sets, networks, **options)
+
+
+def numbers(table):
+    return [dataclasses.asdict(row) for row in table]
+
+
+def test_within_a_data_set_every_baseline_is_beside_the_distilled_labels():
+    table = run()
+    assert [row.labels for row in table] == WITHIN
+    recipes = {row.labels: (row.loss, row.label_scale) for row in table}
+    ours, paper = ("mse", 8.0), ("soft-cross-entropy", 1.0)
+    assert list(recipes.values()) == [ours, paper, paper, ours, ours, (None, None)]
+    assert {row.network for row in table} == {"small", None}
+
+
+def test_across_data_sets_the_own_classes_of_the_images_are_not_used():
+    assert [row.labels for row in run(CROSS, target=DIGITS)] == ["distilled", "transferred", "teacher"]
+    by_name = run(CROSS, target=DIGITS, validation=None, test=None)
+    assert numbers(by_name) == numbers(run(CROSS))  # the target's splits, loaded by its name
+
+
+def test_the_baselines_are_what_they_say():
+    one = SETS[0]
+    labels = {c.name: c.labels for c in candidates(one, one.recipe, None)}
+    hot = nn.functional.one_hot(one.base_labels, 10).float()
+    torch.testing.assert_close(labels["one-hot"], hot)
+    torch.testing.assert_close(labels["smoothed"], 0.9 * hot + 0.01)
+    torch.testing.assert_close(labels["one-hot-recipe"], hot - 0.1)
+    torch.testing.assert_close(labels["teacher"], one.baselines["teacher"])
+    assert labels["distilled"] is one.labels
+
+
+def test_transferred_labels_are_the_mean_of_near_target_images():
+    (labels,) = transferred_labels([SETS[0]], DIGITS)
+    torch.testing.assert_close(labels.sum(1), torch.ones(20))
+    assert torch.equal((labels * 10).round(), labels * 10)
+    # Images of the target are their own nearest neighbours, mostly among their own kind.
+    assert (labels.argmax(1) == SETS[0].base_labels).float().mean() > 0.7
+
+
+def test_runs_come_base_set_by_base_set():
+    both = run(SETS)
+    (first, second) = (run(one) for one in SETS)
+    for row in both:
+        repeats = 1 if row.labels == "nearest-neighbour" else 2
+        assert (row.base_sets, len(row.runs), len(row.validation_runs)) == (2, 2 * repeats, 2 * repeats)
+        assert row.runs[:repeats] == first.row(row.labels).runs
+    assert all(len(row.steps) == 2 for row in both if row.network)
+    assert {step for row in both for step in row.steps} <= set(training_steps(20))
+    assert both.row("distilled").runs[2:] != second.row("distilled").runs  # trained with seeds of its own
+
+
+def test_every_network_and_optimizer_has_its_rows():
+    table = run(networks=(small, "lenet"), optimizers=("adam", "sgd"), repeats=1)
+    expected = [
+        (name, network, optimizer)
+        for network in ("small", "lenet")
+        for optimizer in ("adam", "sgd")
+        for name in WITHIN[:-1]
+    ]
+    assert [(r.labels, r.network, r.optimizer) for r in table] == [*expected, (WITHIN[-1], None, None)]
+
+
+def test_the_nearest_neighbour_is_scikit_learns():
+    fit = KNeighborsClassifier(1).fit(SETS[0].images.flatten(1).numpy(), SETS[0].base_labels.numpy())
+    expected = 100 * fit.score(TEST.images.flatten(1).numpy(), TEST.labels.numpy())
+    assert run().row("nearest-neighbour").runs == pytest.approx([expected])
+
+
+def test_the_same_seed_gives_the_same_table():
+    assert numbers(run()) == numbers(run())
+    assert run(seed=1).row("distilled").runs != run().row("distilled").runs
+
+
+def test_the_test_split_is_shown_once_and_after_training(monkeypatch):
+    log = []
+    trained, tested = protocol.run_trials, protocol.accuracies
+
+    def run_trials(candidates, images, preprocessing, validation, *rest, **more):
+        log.append("train")
+        assert validation is VALIDATION
+        assert TEST not in rest
+        return trained(candidates, images, preprocessing, validation, *rest, **more)
+
+    def accuracies(networks, data, *rest):
+        log.append("test")
+        assert data is TEST
+        return tested(networks, data, *rest)
+
+    monkeypatch.setattr(protocol, "run_trials", run_trials)
+    monkeypatch.setattr(protocol, "accuracies", accuracies)
+    run(SETS)
+    assert log == ["train", "test"] * 2
+
+
+def test_nothing_that_is_chosen_depends_on_the_test_split():
+    mixed = dataclasses.replace(TEST, labels=TEST.labels.flip(0))
+    chosen = ("labels", "steps", "loss", "label_scale", "validation_mean", "validation_runs")
+    for row, other in zip(run(), run(test=mixed), strict=True):
+        assert [getattr(row, name) for name in chosen] == [getattr(other, name) for name in chosen]
+        assert row.runs != other.runs
+
+
+def test_the_validation_split_does_not_reach_the_weights():
+    # Other validation images may choose other steps; at equal steps the networks are the same.
+    half = VALIDATION.subset(range(0, len(VALIDATION), 2))
+    pairs = list(zip(run(), run(validation=half), strict=True))
+    equal = [(row, other) for row, other in pairs if row.steps == other.steps]
+    assert equal
+    assert all(row.runs == other.runs for row, other in equal)
+
+
+def test_metrics_are_one_plain_record():
+    table = run(SETS)
+    record = metrics(SETS, table, {"accumulate": 0.12345, "total": 2})
+    assert json.loads(json.dumps(record, allow_nan=False))["base_size"] == 20
+    promised = {"target", "source", "base_size", "method", "backend", "seeds", "seconds", "results"}
+    settings = {"selection", "lam", "gamma", "prior", "recipe", "certificate", "bytes", "versions"}
+    assert promised | settings <= set(record)
+    assert record["seconds"] == {"accumulate": 0.123, "total": 2}
+    assert (record["target"], record["source"], record["backend"]) == ("digits", "digits", "torch")
+    assert len(record["seeds"]) == 2
+    assert [result["labels"] for result in record["results"]] == WITHIN
+    assert metrics(SETS[:1], None, {})["results"] == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"repeats": 0}, {"networks": ()}, {"optimizers": ()}, {"sets": ()}], ids=str
+)
+def test_nothing_to_do_is_an_error(options):
+    with pytest.raises(ParameterRangeError, match="at least one distilled set, network"):
+        run(**options)
+
+
+def test_unknown_names_are_refused_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(protocol, "run_trials", lambda *args, **more: pytest.fail("trained in vain"))
+    with pytest.raises(UnknownNameError, match="unknown network 'vgg'; known are lenet, alexnet"):
+        run(networks=(small, "vgg"))
+    with pytest.raises(UnknownNameError, match="unknown optimizer 'lion'; known are adam, adamw"):
+        run(optimizers=("adam", "lion"))
+
+
+def test_splits_and_sets_that_do_not_belong_together():
+    renamed = dataclasses.replace(TEST, classes=tuple("abcdefghij"))
+    wide = dataclasses.replace(VALIDATION, images=VALIDATION.images.repeat(1, 1, 2, 2))
+    for options in ({"test": renamed}, {"validation": wide}):
+        with pytest.raises(InvalidInputError, match=r"10 classes and images of \(1, 8, 8\), but found"):
+            run(**options)
+    with pytest.raises(InvalidInputError):
+        run(CROSS, target=dataclasses.replace(DIGITS, classes=tuple("abcdefghij")))
+    with pytest.raises(InvalidInputError, match="of one job"):
+        run([SETS[0], CROSS])
+
+
+def test_distilled_labels_are_worth_more_than_chance():
+    table = run(networks=("lenet",), repeats=1)
+    assert table.row("distilled").accuracy_mean > 60
+    assert table.row("nearest-neighbour").accuracy_mean > 60

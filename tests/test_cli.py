@@ -1,0 +1,173 @@
+"""The command line as a user meets it: real processes, their output, exit codes and files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convexdistill as cd
+
+QUICK = ["--pool-size", "1", "--gamma", "1e-2", "--label-scale", "8"]
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "convexdistill", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A small job with an evaluation: its folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("job")
+    done = run("distill", "--base-size", "20", "--repeats", "2", "--base-sets", "2", *QUICK, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "distilled" / "digits-20", done.stdout
+
+
+def test_distill_writes_the_set_the_numbers_and_the_report(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    assert {p.name for p in folder.iterdir()} == {"distilled.safetensors", "metrics.json", "report.html"}
+    assert len(cd.load(folder / "distilled.safetensors")) == 20
+
+
+def test_metrics_have_the_agreed_keys(finished: tuple[Path, str]) -> None:
+    record = json.loads((finished[0] / "metrics.json").read_text())
+    agreed = "target source base_size method backend seeds seconds results".split()
+    assert set(agreed) <= set(record)
+    assert {"accumulate", "solve", "evaluate", "total"} <= set(record["seconds"])
+    names = [row["labels"] for row in record["results"]]
+    assert names == ["distilled", "one-hot", "smoothed", "one-hot-recipe", "teacher", "nearest-neighbour"]
+    for row in record["results"]:
+        assert np.mean(row["runs"]) == pytest.approx(row["accuracy_mean"])
+        assert 0 <= row["validation_mean"] <= 100
+        assert len(row["runs"]) == (2 if row["network"] is None else 4)
+
+
+def test_terminal_and_report_show_the_numbers_of_the_file(finished: tuple[Path, str]) -> None:
+    folder, printed = finished
+    page = (folder / "report.html").read_text("utf-8")
+    for row in json.loads((folder / "metrics.json").read_text())["results"]:
+        assert f"{row['accuracy_mean']:.1f}" in printed
+        assert f"{row['accuracy_mean']:.1f}" in page
+    assert "torch and cvxpylayers differ by" in printed
+
+
+def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], tmp_path: Path) -> None:
+    file = finished[0] / "distilled.safetensors"
+    numbers = tmp_path / "numbers.json"
+    done = run("evaluate", file, "--repeats", "1", "--optimizers", "sgd", "--json", numbers, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(numbers.read_text())["results"][0]["optimizer"] == "sgd"
+    assert run("report", file, "--out", tmp_path / "page.html", cwd=tmp_path).returncode == 0
+    assert "20 of 1×8×8, from digits" in run("info", file, cwd=tmp_path).stdout
+
+
+def test_the_cvxpylayers_backend_ends_at_the_closed_forms_labels(tmp_path: Path) -> None:
+    sets = []
+    for backend in ("torch", "cvxpylayers"):
+        out = tmp_path / backend
+        arguments = ["--base-size", "20", "--backend", backend, "--no-evaluate", "--out", out]
+        done = run("distill", *arguments, *QUICK, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        sets.append(cd.load(out / "distilled.safetensors"))
+    closed, descended = sets
+    assert float((closed.labels - descended.labels).norm() / closed.labels.norm()) < 1e-3
+    assert descended.manifest["certificate"]["solver"] == "cvxpylayers/l-bfgs"
+
+
+def test_moments_of_shards_give_the_labels_of_one_pass(tmp_path: Path) -> None:
+    small = ["--pool-size", "1"]
+    for i in range(2):
+        done = run("moments", "accumulate", *small, "--shard", f"{i}/2", "--out", f"{i}.st", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    part = run("distill", "--moments", "0.st", "--no-evaluate", cwd=tmp_path)
+    assert part.returncode == 2
+    assert "lacks 1 shards" in part.stderr
+    assert run("moments", "merge", "1.st", "0.st", "--out", "all.st", cwd=tmp_path).returncode == 0
+    assert "1,258" in run("moments", "info", "all.st", cwd=tmp_path).stdout
+    common = ["--base-size", "20", "--no-evaluate", *QUICK]
+    assert run("distill", *common, "--out", "direct", cwd=tmp_path).returncode == 0
+    assert run("distill", *common, "--moments", "all.st", "--out", "merged", cwd=tmp_path).returncode == 0
+    direct, merged = (cd.load(tmp_path / name / "distilled.safetensors") for name in ("direct", "merged"))
+    np.testing.assert_allclose(direct.labels, merged.labels, atol=1e-6)
+    assert not merged.is_cross
+
+
+def test_every_command_explains_itself(tmp_path: Path) -> None:
+    for command in ([], ["distill"], ["evaluate"], ["moments", "accumulate"]):
+        done = run(*command, "--help", cwd=tmp_path)
+        assert done.returncode == 0
+        assert "Usage" in done.stdout
+    assert "torch" in run("backends", cwd=tmp_path).stdout
+
+
+def _npz(path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def _bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """What a user may get wrong: the arguments, and what the one line must say."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((60, 8, 8)), np.arange(60) % 3
+    nan = images.copy()
+    nan[7, 0, 0] = np.nan
+    whole = _npz(folder / "whole.npz", images, labels)
+    cut = folder / "cut.npz"
+    cut.write_bytes(whole.read_bytes()[:300])
+    (folder / "file").write_text("no folder")
+    scarce = _npz(folder / "scarce.npz", images, np.where(np.arange(60) < 2, 2, np.arange(60) % 2))
+    foreign = folder / "foreign.safetensors"
+    foreign.write_bytes(b"not a distilled set")
+    tiny = ["distill", "--target", str(whole), "--base-size"]
+    return {
+        "missing data files": (["distill", "--target", "emnist-letters", "--data-root", "nowhere"], "emnist"),
+        "truncated data file": (["distill", "--target", str(cut)], "cut.npz"),
+        "unknown data set": (["distill", "--target", "mnits"], "mnits"),
+        "base size too large": ([*tiny, "100"], "holds only"),
+        "base size zero": ([*tiny, "0"], "at least 1"),
+        "class too small": (["distill", "--target", str(scarce), "--base-size", "30"], "--unbalanced"),
+        "NaN pixels": (["distill", "--target", str(_npz(folder / "nan.npz", nan, labels))], "NaN"),
+        "negative labels": (
+            ["distill", "--target", str(_npz(folder / "neg.npz", images, labels - 1.5))],
+            "label",
+        ),
+        "unwritable output": (["distill", "--out", "file/below"], "--out"),
+        "unknown network": (["distill", "--networks", "lenot"], "lenet"),
+        "gamma no number": (["distill", "--gamma", "much"], "much"),
+        "no repeats": (["distill", "--repeats", "0"], "repeats"),
+        "foreign distilled file": (["evaluate", str(foreign)], "foreign.safetensors"),
+        "no distilled file": (["info", "nowhere.safetensors"], "nowhere.safetensors"),
+    }
+
+
+CASES = """missing data files, truncated data file, unknown data set, base size too large, base size zero,
+class too small, NaN pixels, negative labels, unwritable output, unknown network, gamma no number, no repeats,
+foreign distilled file, no distilled file"""
+
+
+@pytest.mark.parametrize("case", [case.strip() for case in CASES.split(",")])
+def test_a_mistake_costs_one_line_and_leaves_nothing_behind(case: str, tmp_path: Path) -> None:
+    cases = _bad_inputs(tmp_path)
+    arguments, expected = cases[case]
+    before = {p.name for p in tmp_path.rglob("*")}
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    if case != "gamma no number":  # the parser's own message comes in a box
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert {p.name for p in tmp_path.rglob("*")} == before
+
+
+def test_a_cut_off_distilled_file_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((finished[0] / "distilled.safetensors").read_bytes()[:-100])
+    done = run("evaluate", cut, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cut.safetensors" in done.stderr

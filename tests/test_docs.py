@@ -1,0 +1,54 @@
+"""Every example that a reader may copy runs as printed: docstrings, README and docs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import convexdistill
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(convexdistill.__path__, "convexdistill.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_print_what_they_say(name: str) -> None:
+    failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert failures == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S))
+    if page.name == "README.md":  # it reads what the quick start above it has written
+        command = [sys.executable, "-m", "convexdistill", "distill", "--no-evaluate", "--gamma", "0.1"]
+        subprocess.run([*command, "--label-scale", "8"], cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_commands_can_be_read_by_ci() -> None:
+    script = ROOT / "docs" / "readme_command.py"
+    for name in ("start", "test"):
+        done = subprocess.run([sys.executable, script, name], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("python3 bootstrap.py")
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
