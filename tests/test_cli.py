@@ -37,7 +37,7 @@ def test_distill_writes_the_set_the_numbers_and_the_report(finished: tuple[Path,
 
 def test_metrics_have_the_agreed_keys(finished: tuple[Path, str]) -> None:
     record = json.loads((finished[0] / "metrics.json").read_text())
-    agreed = "target source base_size method backend seeds seconds results".split()
+    agreed = ["target", "source", "base_size", "method", "backend", "seeds", "seconds", "results"]
     assert set(agreed) <= set(record)
     assert {"accumulate", "solve", "evaluate", "total"} <= set(record["seconds"])
     names = [row["labels"] for row in record["results"]]

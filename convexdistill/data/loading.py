@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from convexdistill.data.datasets import read_dataset
 from convexdistill.data.fetch import data_root, read_official
-from convexdistill.data.folder import read_folder
 from convexdistill.data.images import ImageData
 from convexdistill.data.known import KNOWN
 from convexdistill.data.labels import index_labels
@@ -72,10 +71,10 @@ def load(
     """
     check_split(split)
     if isinstance(source, str) and (key := _key(source)) in KNOWN:
-        known = KNOWN[key]
+        known = KNOWN[key]()
         if isinstance(known, OfficialSet):
             return _official(key, known, split, data_root(root), download, name or key)
-        return _parted(known(), split, name or key)
+        return _parted(known, split, name or key)
     raw, default_name = _read(source)
     return _parted(raw, split, name or default_name)
 
@@ -137,6 +136,8 @@ def _is_map_style(source: Any) -> bool:
 def _read_path(source: str) -> RawImages:
     path = Path(source).expanduser()
     if path.is_dir():
+        from convexdistill.data.folder import read_folder  # torchvision takes seconds to import
+
         return read_folder(path)
     if path.suffix == ".npz":
         if not path.is_file():

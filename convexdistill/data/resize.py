@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from convexdistill.errors import DtypeError, ShapeError
 
@@ -47,6 +45,8 @@ def match_shape(images: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(images.shape[1:]) == tuple(shape):
         return images
     if images.shape[1] == 3 and channels == 1:
+        from torchvision.transforms.v2 import functional as transforms
+
         images = transforms.rgb_to_grayscale(images)
     if images.shape[2:] != (height, width):
         images = torch.cat([_resize(part, height, width) for part in torch.split(images, _CHUNK)])
@@ -58,7 +58,10 @@ def match_shape(images: Tensor, shape: Sequence[int]) -> Tensor:
 def _resize(images: Tensor, height: int, width: int) -> Tensor:
     # By way of floats. For bytes torch 2.14 has a kernel of its own on some processors only, so that
     # pixels would differ by one level from machine to machine; it also fails on RGB at 1×1.
+    # Imported where it is used: torchvision takes seconds, and most jobs resize nothing.
+    from torchvision.transforms.v2 import functional as transforms
+
     resized: Tensor = transforms.resize(
-        images.float(), [height, width], interpolation=InterpolationMode.BILINEAR, antialias=True
+        images.float(), [height, width], interpolation=transforms.InterpolationMode.BILINEAR, antialias=True
     )
     return resized.round_().clamp_(0, 255).to(torch.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -76,6 +75,8 @@ def transferred_labels(distilled_sets: Sequence[DistilledSet], target: ImageData
     Returns:
         ``(n, C)`` float32 probabilities for each set.
     """
+    from sklearn.neighbors import NearestNeighbors  # scikit-learn takes a second to import
+
     first = distilled_sets[0]
     extractor = spec_from_dict(first.manifest["extractors"][0]).build(first.shape)
     index = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(target)))
@@ -96,6 +97,8 @@ def nearest_neighbour_accuracy(distilled: DistilledSet, data: ImageData) -> floa
     """
     if distilled.is_cross:
         raise InvalidInputError("the nearest base image has no class of the target across data sets")
+    from sklearn.neighbors import KNeighborsClassifier
+
     classifier = KNeighborsClassifier(n_neighbors=1)
     classifier.fit(
         distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from urllib.error import URLError
 
@@ -86,12 +85,3 @@ def torchvision_body(
     if shape[0] not in (1, 3):
         raise ParameterRangeError(f"torchvision's models take 1 or 3 channels, found {shape[0]}")
     return nn.Sequential(_GreyToRGB(), layer_of(model, layer))
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the names and values of a module's state."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"

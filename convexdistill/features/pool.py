@@ -10,7 +10,7 @@ from torch import nn
 
 from convexdistill.errors import FileFormatError, ParameterRangeError, UnknownNameError
 from convexdistill.features.extractor import FrozenExtractor
-from convexdistill.features.modules import layer_of, torchvision_body, weights_fingerprint
+from convexdistill.features.fingerprint import weights_fingerprint
 from convexdistill.features.network import Shape
 from convexdistill.features.registry import NETWORKS, build_network
 from convexdistill.seeds import child_seed
@@ -57,6 +57,9 @@ class ExtractorSpec:
                     f"extractor {self.network!r} has the options weights and layer, found "
                     f"{', '.join(sorted(unknown))}"
                 )
+            # Imported where it is used: torchvision takes seconds.
+            from convexdistill.features.modules import torchvision_body
+
             body = torchvision_body(
                 self.network.removeprefix(TORCHVISION),
                 shape,
@@ -94,7 +97,11 @@ class ModuleSpec:
 
     def build(self, shape: Shape) -> FrozenExtractor:
         """The module, or its layer, frozen."""
-        return FrozenExtractor(self.module if self.layer is None else layer_of(self.module, self.layer))
+        if self.layer is None:
+            return FrozenExtractor(self.module)
+        from convexdistill.features.modules import layer_of
+
+        return FrozenExtractor(layer_of(self.module, self.layer))
 
     def to_dict(self) -> dict[str, Any]:
         """What a manifest keeps: the class, the layer and a fingerprint of the weights."""

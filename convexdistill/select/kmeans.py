@@ -6,8 +6,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from convexdistill.select.request import Request
 
@@ -40,6 +38,9 @@ def _points(request: Request, members: NDArray[np.int64]) -> NDArray[np.float32]
 
 
 def _centres(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # scikit-learn takes a second to import
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(points) > _MINI_BATCH_ABOVE:
         model = MiniBatchKMeans(count, random_state=seed, n_init=1, batch_size=4096)
     else:

@@ -126,7 +126,7 @@ def _train(
         # Summed over members: a member's gradient is that of its own loss alone.
         loss = torch.stack([LOSSES[name](logits[ks], wanted[ks]).sum() for name, ks in by_loss.items()]).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         advance(1)
         if visit is not None and step in checkpoints:

@@ -57,7 +57,7 @@ def test_missing_files_are_named_in_one_line(name, split, tmp_path):
         load(name, split, tmp_path / "empty", download=False)
     message = str(caught.value)
     part = "test" if split == "test" else "train"
-    assert all(file in message for file in known_module.KNOWN[name].files(part))
+    assert all(file in message for file in known_module.KNOWN[name]().files(part))
     assert str(tmp_path / "empty") in message
     assert "CONVEXDISTILL_DATA" in message
     assert "\n" not in message
@@ -160,7 +160,7 @@ def test_a_file_with_another_checksum_is_refused(made_svhn):
 
 
 def test_cifar_pickles_with_another_checksum_are_never_opened(tmp_path):
-    for file in known_module.KNOWN["cifar100"].files("train"):
+    for file in known_module.KNOWN["cifar100"]().files("train"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
     with pytest.raises(DataError, match="cifar-100-python/train"):

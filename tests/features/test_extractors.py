@@ -22,7 +22,7 @@ from convexdistill.features import (
     pool,
     spec_from_dict,
 )
-from convexdistill.features.modules import weights_fingerprint
+from convexdistill.features.fingerprint import weights_fingerprint
 
 DIGITS = load("digits")
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -207,11 +209,12 @@ def test_what_cannot_be_joined_is_trained_one_by_one_to_the_same_end(kind):
         assert_state(together[k].state_dict(), net.state_dict(), rtol=0, atol=0)
 
 
-def test_joinable_custom_networks_are_joined():
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 4), nn.LocalResponseNorm(3, alpha=5.0), nn.BatchNorm2d(4)])
+def test_joinable_custom_networks_are_joined(norm):
     def net():
         return nn.Sequential(
-            nn.Conv2d(1, 4, 3, bias=False), nn.GroupNorm(2, 4), nn.GELU(), nn.Flatten(), nn.Linear(144, 4)
-        )
+            nn.Conv2d(1, 4, 3, bias=False), copy.deepcopy(norm), nn.GELU(), nn.Flatten(), nn.Linear(144, 4)
+        ).eval()
 
     members = [net() for _ in range(3)]
     outputs = SideBySide(members, SHAPE).predict(IMAGES)

@@ -199,7 +199,7 @@ def test_the_best_mean_wins_and_the_fewest_steps_of_equals(made_up_accuracies, r
     assert trial.steps == steps[best]
     assert trial.validation == pytest.approx([100 * r / len(VALIDATION) for r in right[best]], abs=1e-4)
     for network in trial.networks:
-        assert float(network.head.bias[0]) == steps[best]
+        assert network.head.bias[0].item() == steps[best]
 
 
 def test_the_networks_returned_are_those_of_the_reported_accuracy():
