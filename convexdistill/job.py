@@ -119,27 +119,24 @@ def run(job: Job) -> Result:
     ]
     with clock("accumulate"):
         moments = _moments(job, target)
-    sets: list[DistilledSet] = []
     with clock("solve"):
         method = distill.METHODS[job.method]
-        for k, base in enumerate(bases):
-            # γ and the recipe are chosen once, on the first base set, and then kept.
-            kept = sets[0].manifest if sets else None
-            distilled = method(
+        sets = [
+            method(
                 moments,
                 base,
-                None if kept else validation,
+                validation,
                 lam=job.lam,
-                gamma=kept["gamma"] if kept else job.gamma,
-                prior=kept["prior"] if kept else job.prior,
-                label_scale=None if kept else job.label_scale,
-                recipe=sets[0].recipe if kept else None,
+                gamma=job.gamma,
+                prior=job.prior,
+                label_scale=job.label_scale,
                 network=job.networks[0],
                 backend=job.backend,
                 seed=job.seed + k,
                 device=job.device,
             )
-            sets.append(distilled)
+            for k, base in enumerate(bases)
+        ]
     table = None
     with clock("evaluate"):
         if job.evaluate:

@@ -48,7 +48,7 @@ def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
         steps = sorted(set(row["steps"]))
         loss = row["loss"] or "–"
         if row["loss"] == "mse":
-            loss = f"mse ×{row['label_scale']:g}"
+            loss = "mse" if row["label_scale"] is None else f"mse ×{row['label_scale']:g}"
         elif row["loss"] is not None:
             loss = "soft CE"
         table.add_row(
@@ -86,9 +86,10 @@ def job_lines(metrics: Mapping[str, Any]) -> list[str]:
     """What is worth a line below the table: what was chosen, how exact it is, and how long it took."""
     certificate, recipe = metrics["certificate"], metrics["recipe"]
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
+    first = " (first base set)" if len(metrics["seeds"]) > 1 else ""
     return [
-        f"chosen on the validation split: γ {metrics['gamma']:g}, prior {metrics['prior']}, label scale "
-        f"{recipe['label_scale']:g}, {recipe['steps']} steps",
+        f"chosen on the validation split{first}: γ {metrics['gamma']:g}, prior {metrics['prior']}, "
+        f"label scale {recipe['label_scale']:g}, {recipe['steps']} steps",
         f"label solve: {certificate['solver']}, relative residual {certificate['residual']:.1e}",
         _cross_check_line(certificate),
         f"seconds: {seconds}",

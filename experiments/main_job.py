@@ -97,8 +97,8 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             "",
             f"Goal: {record['goal']}. Measured: {ours['accuracy_mean']:.1f} %, "
             f"{ours['accuracy_mean'] - best['accuracy_mean']:+.1f} over the best baseline "
-            f"({best['labels']}); accumulated in {seconds['accumulate']:.1f} s, chosen and solved in {seconds['solve']:.1f} s "
-            f"({record['machine']['cores']} cores).",
+            f"({best['labels']}); accumulated in {seconds['accumulate']:.1f} s, chosen and solved in "
+            f"{seconds['solve']:.1f} s ({record['machine']['cores']} cores).",
             "",
             "| labels | loss | validation | test | 95 % interval | runs |",
             "|---|---|---|---|---|---|",
@@ -107,7 +107,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
             low, high = row["accuracy_ci95"]
             span = "–" if low is None else f"{low:.1f} – {high:.1f}"
             loss = "–" if row["loss"] is None else row["loss"]
-            if loss == "mse":
+            if loss == "mse" and row["label_scale"] is not None:
                 loss += f" ×{row['label_scale']:g}"
             lines.append(
                 f"| {row['labels']} | {loss} | {row['validation_mean']:.1f} | {row['accuracy_mean']:.1f} ± "

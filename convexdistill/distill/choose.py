@@ -20,7 +20,16 @@ LABEL_SCALES = (4.0, 8.0)
 # Without a validation split: the middle of what is chosen on the data sets of the experiments.
 DEFAULT_GAMMA = 0.1
 DEFAULT_LABEL_SCALE = 8.0
-TRAININGS = 3
+
+
+def trainings(base_size: int) -> int:
+    """How many networks each setting is judged by: the fewer examples, the more luck is in one.
+
+    Example:
+        >>> trainings(10), trainings(20), trainings(100)
+        (6, 3, 3)
+    """
+    return max(3, min(6, 60 // base_size))
 
 
 def default_recipe(base_size: int, label_scale: float | None) -> Recipe:
@@ -94,7 +103,7 @@ def choose_recipe(
         preprocessing,
         validation,
         build,
-        [child_seed(seed, "choose", k) for k in range(TRAININGS)],
+        [child_seed(seed, "choose", k) for k in range(trainings(len(base_images)))],
         device=device,
         description="choose γ, scale and steps",
     )

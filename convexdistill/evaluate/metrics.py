@@ -20,8 +20,8 @@ def metrics(
         seconds: ``accumulate``, ``solve``, ``evaluate`` and ``total``.
 
     Returns:
-        ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``seeds``, ``seconds``, ``results``,
-        and the settings and the certificate of the first set.
+        ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``base_sets`` (what each one chose),
+        ``seeds``, ``seconds``, ``results``, and the settings and the certificate of the first set.
     """
     first = sets[0]
     manifest = first.manifest
@@ -31,6 +31,11 @@ def metrics(
         "base_size": len(first),
         "method": manifest["method"],
         "backend": manifest["backend"],
+        "base_sets": [
+            {"seed": one.manifest["seed"], "gamma": one.manifest["gamma"], "prior": one.manifest["prior"]}
+            | {"label_scale": one.recipe.label_scale, "steps": one.recipe.steps}
+            for one in sets
+        ],
         "seeds": [one.manifest["seed"] for one in sets],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "results": [] if table is None else table.to_dicts(),

@@ -150,11 +150,15 @@ def _rows(
             network=name,
             optimizer=optimizer,
             loss=trial.candidate.recipe.loss,
-            label_scale=trial.candidate.recipe.label_scale,
+            label_scale=_common([trials[i].candidate.recipe.label_scale for trials in trials_of]),
             steps=tuple(trials[i].steps for trials in trials_of),
         )
         for i, trial in enumerate(trials_of[0])
     ]
+
+
+def _common(values: Sequence[float]) -> float | None:
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _nearest_neighbour_row(sets: Sequence[DistilledSet], validation: ImageData, test: ImageData) -> Row:

@@ -20,7 +20,7 @@ class Row:
         network: what was trained; ``None`` where there is no network.
         optimizer: what it was trained with; ``None`` where nothing is trained.
         loss: ``"mse"`` or ``"soft-cross-entropy"``; ``None`` where nothing is trained.
-        label_scale: what the labels were multiplied by.
+        label_scale: what the labels were multiplied by; ``None`` where base sets chose different scales.
         steps: number of steps that the validation split chose, one for each base set.
         validation_mean: mean validation accuracy at those steps.
         accuracy_mean: mean test accuracy.
