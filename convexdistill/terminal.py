@@ -57,12 +57,16 @@ def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
             loss,
             "–" if not steps else f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}–{steps[-1]}",
             percent(row["validation_mean"]),
-            f"{percent(row['accuracy_mean'])} ± {percent(row['accuracy_std'])}",
+            _with_spread(row["accuracy_mean"], row["accuracy_std"]),
             "–" if low is None else f"{low:.1f} – {high:.1f}",
             str(len(row["runs"])),
             style="bold" if row["labels"] == "distilled" else None,
         )
     return table
+
+
+def _with_spread(mean: float, std: float | None) -> str:
+    return percent(mean) if std is None else f"{percent(mean)} ± {percent(std)}"
 
 
 def _trained(row: Mapping[str, Any]) -> str:
