@@ -133,7 +133,7 @@ def test_every_number_stands_once_in_the_table(distilled, numbers):
 def test_what_is_missing_is_a_dash(distilled, make_row, make_record):
     rows = [make_row("distilled", [[90.0]]), make_row("nearest-neighbour", [[80.0]])]
     cells = Page(render_report(distilled, make_record(distilled, rows))).rows
-    assert cells[1][-5:] == ["90.0 ± –", "–", "–", "–", "1 × 1"]
+    assert cells[1][-5:] == ["90.0", "–", "–", "–", "1 × 1"]
     assert cells[2][1:5] == ["–"] * 4
 
 
