@@ -24,9 +24,7 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 
 def has_pip(python: Path | str) -> bool:
     """Whether this Python can run pip."""
-    return (
-        subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
-    )
+    return subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0
 
 
 def make_environment() -> list[str]:
@@ -40,9 +38,7 @@ def make_environment() -> list[str]:
         return [str(PYTHON), "-m", "pip"]
     if has_pip(sys.executable):
         return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
-    raise SystemExit(
-        "this Python has neither pip nor ensurepip; on Debian or Ubuntu: apt install python3-venv"
-    )
+    raise SystemExit("this Python has neither pip nor ensurepip; on Debian or Ubuntu: apt install python3-venv")
 
 
 def main() -> None:

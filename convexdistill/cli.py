@@ -67,7 +67,7 @@ def _number(value: str) -> float | None:
     try:
         return None if value == "auto" else float(value)
     except ValueError:
-        raise typer.BadParameter(f"{value!r} is neither a number nor 'auto'") from None
+        raise InvalidInputError(f"{value!r} is neither a number nor 'auto'") from None
 
 
 def _names(value: str) -> tuple[str, ...]:
@@ -81,23 +81,19 @@ _TARGET_HELP = (
 DataRoot = Annotated[
     str | None,
     typer.Option(
-        help="Where data sets lie, as torchvision lays them out. [default: $CONVEXDISTILL_DATA or ./data]"
+        help="Where data sets lie, as torchvision lays them out. Default: $CONVEXDISTILL_DATA or ./data."
     ),
 ]
 Device = Annotated[
     str, typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64 on the CPU.")
 ]
-Networks = Annotated[
-    str, typer.Option(help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)}.")
-]
+Networks = Annotated[str, typer.Option(help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)}.")]
 Extractor = Annotated[
     str,
     typer.Option(help=f"Frozen random feature extractor: {', '.join(NETWORKS)}, or torchvision/NAME."),
 ]
-Width = Annotated[int | None, typer.Option(help="Channels of the convnet extractor. [default: 32]")]
-PoolSize = Annotated[
-    int, typer.Option(help="Number of extractors; a single one over-fits the labels to itself.")
-]
+Width = Annotated[int | None, typer.Option(help="Channels of the convnet extractor. Default: 32.")]
+PoolSize = Annotated[int, typer.Option(help="Number of extractors; a single one over-fits the labels to itself.")]
 
 
 @app.command()
@@ -105,7 +101,7 @@ PoolSize = Annotated[
 def distill(
     target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "digits",
     source: Annotated[
-        str | None, typer.Option(help="Where the base images come from. [default: the target itself]")
+        str | None, typer.Option(help="Where the base images come from. Default: the target itself.")
     ] = None,
     base_size: Annotated[int, typer.Option(help="How many base images to keep.")] = 100,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(distillers.METHODS)}.")] = "closed-form",
@@ -114,7 +110,7 @@ def distill(
         bool | None,
         typer.Option(
             "--balanced/--unbalanced",
-            help="The same number of base images of each class. [default: within a data set yes, across no]",
+            help="The same number of base images of each class. Default: within a data set yes, across no.",
         ),
     ] = None,
     extractor: Extractor = "convnet",
@@ -149,13 +145,11 @@ def distill(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Train and test networks on the result.")
     ] = True,
-    seed: Annotated[
-        int, typer.Option(help="Of every random choice: base images, extractors, trainings.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of every random choice: base images, extractors, trainings.")] = 0,
     device: Device = "auto",
     data_root: DataRoot = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. [default: distilled/TARGET-SIZE]")
+        Path | None, typer.Option(help="Folder of the results. Default: distilled/TARGET-SIZE.")
     ] = None,
 ) -> None:
     """Distil a data set: learn soft labels for a few base images, evaluate them, write a report.
@@ -196,7 +190,7 @@ def distill(
     for line in terminal.job_lines(result.metrics):
         out_console.print(line)
     for name in (job.DISTILLED, job.METRICS, job.REPORT):
-        out_console.print(f"wrote {result.folder / name}")
+        print(f"wrote {result.folder / name}")
 
 
 @app.command()
@@ -204,12 +198,10 @@ def distill(
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set.")],
     target: Annotated[
-        str | None, typer.Option(help="Where its target lies now. [default: as named in the file]")
+        str | None, typer.Option(help="Where its target lies now. Default: as named in the file.")
     ] = None,
     networks: Networks = "lenet",
-    optimizers: Annotated[
-        str, typer.Option(help=f"Optimisers, by commas: {', '.join(OPTIMIZERS)}.")
-    ] = "adam",
+    optimizers: Annotated[str, typer.Option(help=f"Optimisers, by commas: {', '.join(OPTIMIZERS)}.")] = "adam",
     repeats: Annotated[int, typer.Option(help="Trainings of each network.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
     device: Device = "auto",
@@ -240,7 +232,7 @@ def evaluate(
 @_guarded
 def report(
     file: Annotated[Path, typer.Argument(help="A distilled set; a metrics.json beside it is shown with it.")],
-    out: Annotated[Path | None, typer.Option(help="The page. [default: report.html beside FILE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html beside FILE.")] = None,
 ) -> None:
     """Write the HTML report of a distilled set again."""
     distilled = load(file)
@@ -303,7 +295,7 @@ def moments_accumulate(
     """Sum the moments of a target set, or of one shard of it."""
     index, slash, count = shard.partition("/")
     if not (slash and index.isdigit() and count.isdigit()):
-        raise typer.BadParameter(f"a shard is written i/m, as in 0/4, found {shard!r}")
+        raise InvalidInputError(f"a shard is written i/m, as in 0/4, found {shard!r}")
     specs = pool(extractor, pool_size, seed, **({} if width is None else {"width": width}))
     data = load_data(target, root=data_root)
     moments = accumulate(specs, data, shard=(int(index), int(count)), device=device)

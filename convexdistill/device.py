@@ -28,4 +28,11 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
         raise UnknownNameError(f"unknown device {name!r}; known are auto, cpu, cuda, cuda:N and mps")
     if not present[kind]:
         raise DeviceError(f"device {name!r} is not available here; use --device auto or cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UnknownNameError(f"unknown device {name!r}: {str(error).splitlines()[0]}") from error
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if device.index is not None and device.index >= count:
+        raise DeviceError(f"device {name!r} is not available here: there are {count} of that kind, from 0")
+    return device

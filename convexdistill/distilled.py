@@ -20,30 +20,13 @@ from convexdistill.device import resolve_device
 from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
 from convexdistill.features import Shape, build_network
 from convexdistill.files import read_tensors, write_tensors
+from convexdistill.manifest import check_manifest
 from convexdistill.seeds import child_seed, seeded
 from convexdistill.training import ReadyNetwork, Recipe, train_together
 
 KIND = "distilled-set"
 FORMAT_VERSION = 1
 LABEL_SPACES = ("probability", "centred", "logit")
-# What every manifest holds besides what the tensors say themselves.
-REQUIRED = (
-    "target",
-    "source",
-    "selection",
-    "method",
-    "backend",
-    "preprocessing",
-    "recipe",
-    "extractors",
-    "lam",
-    "gamma",
-    "prior",
-    "certificate",
-    "seed",
-    "versions",
-)
-PARTS = {"target": ("name", "classes", "shape", "parts"), "source": ("name", "classes", "fingerprint")}
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class DistilledSet:
             ``"logit"``.
         indices: ``(n,)`` int64, positions of the images in the source split.
         base_labels: ``(n,)`` int64, the images' own classes in the source.
-        manifest: where everything came from; see :data:`REQUIRED`.
+        manifest: where everything came from; see :data:`convexdistill.manifest.FACTS`.
         baselines: further labels for the same images, by name, to compare with: ``(n, C)`` float32, in the
             same label space.
 
@@ -222,12 +205,7 @@ def load(path: str | Path) -> DistilledSet:
 
 def _validate(d: DistilledSet) -> None:
     """Raise unless every part is there and fits the others."""
-    if missing := [key for key in REQUIRED if key not in d.manifest]:
-        raise FileFormatError(f"the manifest lacks {', '.join(missing)}")
-    for part, keys in PARTS.items():
-        found = d.manifest[part]
-        if lacking := [key for key in keys if not isinstance(found, Mapping) or key not in found]:
-            raise FileFormatError(f"the manifest's {part} lacks {', '.join(lacking)}")
+    check_manifest(d.manifest)
     if d.label_space not in LABEL_SPACES:
         raise FileFormatError(f"label_space is {d.label_space!r}, known are {', '.join(LABEL_SPACES)}")
     n, classes = len(d.images), len(d.classes)

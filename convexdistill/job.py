@@ -85,7 +85,7 @@ class Job:
         if self.out is not None:
             return self.out
         names = [Path(name).stem for name in (self.source, self.target) if name is not None]
-        return Path("distilled") / f"{'-to-'.join(names)}-{self.base_size}"
+        return Path("distilled") / f"{'-to-'.join(names).lower()}-{self.base_size}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ def run(job: Job) -> Result:
         target = load(job.target, root=job.data_root)
         validation = load(job.target, split="validation", root=job.data_root)
         source = target if job.source is None else load(job.source, root=job.data_root)
+        # Loaded now, so that a missing file is known before the work; shown to networks at the very end.
+        test = load(job.target, split="test", root=job.data_root) if job.evaluate else None
     across = source.fingerprint != target.fingerprint
     balanced = not across if job.balanced is None else job.balanced
     bases = [
@@ -146,7 +148,7 @@ def run(job: Job) -> Result:
                 repeats=job.repeats,
                 target=target if across else None,
                 validation=validation,
-                test=load(job.target, split="test", root=job.data_root),
+                test=test,
                 seed=job.seed,
                 device=job.device,
             )
@@ -170,12 +172,15 @@ def _check(job: Job) -> None:
         if value < 1:
             raise InvalidInputError(f"--{name} must be at least 1, found {value}")
     resolve_device(job.device)
+    distill.check_settings(job.lam, job.gamma, job.label_scale, job.prior, job.backend)
+    pool_options = (job.extractor, job.width, job.pool_size)
+    if job.moments is not None and pool_options != (Job.extractor, Job.width, Job.pool_size):
+        raise InvalidInputError("--moments brings its own pool: leave --extractor, --width and --pool-size out")
     # Writing may fail for reasons that only writing shows; the plain ones should not cost an hour first.
     place = next(p for p in (job.folder.absolute(), *job.folder.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
-            f"cannot write into {job.folder}: {place} is not a folder that can be written to; "
-            "choose another --out"
+            f"cannot write into {job.folder}: {place} is not a folder that can be written to; choose another --out"
         )
 
 
@@ -189,10 +194,11 @@ def _moments(job: Job, target: ImageData) -> Moments:
             f"{job.moments} lacks {len(moments.missing)} shards; merge all of them first "
             "(convexdistill moments merge)"
         )
-    if tuple(moments.target["classes"]) != target.classes or moments.shape != target.shape:
+    summed = {part.partition("#")[0] for part in moments.target["parts"]}
+    if target.fingerprint not in summed or moments.target["split"] != target.split:
         raise InvalidInputError(
-            f"{job.moments} holds moments of {moments.target['name']!r}, not of {job.target!r}; "
-            "name the same --target"
+            f"{job.moments} holds moments of {moments.target['name']!r} ({moments.target['split']}), not of "
+            f"the train split of {job.target!r}; name the --target they were accumulated from"
         )
     return moments
 

@@ -85,10 +85,7 @@ class Moments:
         """Shards that are needed before the moments speak for whole data sets."""
         parts = set(self.target["parts"])
         whole = {
-            f"{data}#{i}/{count}"
-            for data, _, count in map(_split_part, parts)
-            for i in range(count)
-            if count > 1
+            f"{data}#{i}/{count}" for data, _, count in map(_split_part, parts) for i in range(count) if count > 1
         }
         return sorted(whole - parts)
 
@@ -106,9 +103,7 @@ class Moments:
         """
         mine, theirs = self._identity(), other._identity()
         if differing := [key for key in mine if mine[key] != theirs[key]]:
-            raise InvalidInputError(
-                f"these moments do not belong together: they differ in {', '.join(differing)}"
-            )
+            raise InvalidInputError(f"these moments do not belong together: they differ in {', '.join(differing)}")
         for part in other.target["parts"]:
             if clash := [mine for mine in self.target["parts"] if _overlap(mine, part)]:
                 raise InvalidInputError(f"images would be counted twice: {clash[0]} and {part} overlap")
@@ -190,9 +185,7 @@ class Moments:
                 raise FileFormatError(f"{path}: gram.{k} or cross.{k} holds NaN or infinity")
             # The ones column counts images, so the file checks itself.
             if abs(float(gram[-1, -1]) - total) > 1e-6 * total:
-                raise FileFormatError(
-                    f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}"
-                )
+                raise FileFormatError(f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}")
 
 
 def _split_part(part: str) -> tuple[str, int, int]:
@@ -230,7 +223,8 @@ def accumulate(
         device: where the features are computed.
 
     Raises:
-        ParameterRangeError: no such shard, or fewer images than shards.
+        InvalidInputError: ``target`` is a test split.
+        ParameterRangeError: the pool is empty, no such shard, or fewer images than shards.
         NonFiniteInputError: an extractor gives NaN or infinite features.
 
     Example:
@@ -240,6 +234,9 @@ def accumulate(
         >>> moments.images == len(target), moments.gram[0].shape
         (True, torch.Size([129, 129]))
     """
+    target.refuse_test("as target set")
+    if not pool:
+        raise ParameterRangeError("a pool needs at least one extractor, found none")
     index, count = shard
     if not 0 <= index < count <= len(target):
         raise ParameterRangeError(

@@ -37,5 +37,5 @@ def seeded(seed: int) -> Iterator[None]:
     them reproducible without changing the caller's random state.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every device as well
         yield

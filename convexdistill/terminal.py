@@ -18,7 +18,8 @@ PIPE_WIDTH = 120
 
 def console() -> Console:
     """Standard output, as wide as the terminal, or wide enough for a table where there is none."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=PIPE_WIDTH, highlight=False)
+    # Names of classes and paths are printed as they are: brackets in them are not markup.
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
 
 
 def reporter() -> Reporter:
@@ -92,7 +93,7 @@ def job_lines(metrics: Mapping[str, Any]) -> list[str]:
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
     first = " (first base set)" if len(metrics["seeds"]) > 1 else ""
     return [
-        f"chosen on the validation split{first}: γ {metrics['gamma']:g}, prior {metrics['prior']}, "
+        f"settings{first}: γ {metrics['gamma']:g}, prior {metrics['prior']}, "
         f"label scale {recipe['label_scale']:g}, {recipe['steps']} steps",
         f"label solve: {certificate['solver']}, relative residual {certificate['residual']:.1e}",
         _cross_check_line(certificate),
@@ -104,6 +105,8 @@ def _cross_check_line(certificate: Mapping[str, Any]) -> str:
     check = certificate.get("cross_check")
     if check is None:
         return "final ridge head: too large to solve through cvxpylayers as well (n·d above 20,000)"
+    if "error" in check:
+        return f"final ridge head: cvxpylayers did not solve it ({check['error']})"
     return (
         f"final ridge head: n={check['n']}, d={check['d']}, torch and cvxpylayers differ by "
         f"{check['relative_difference']:.1e}; {1000 * check['torch_seconds']:.1f} ms and "

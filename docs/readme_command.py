@@ -13,9 +13,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 def command(name: str) -> str:
     """The shell block that follows ``<!-- command: NAME -->``."""
-    found = re.search(
-        rf"<!-- command: {re.escape(name)} -->\n+```\w*\n(.*?)```", README.read_text("utf-8"), re.S
-    )
+    found = re.search(rf"<!-- command: {re.escape(name)} -->\n+```\w*\n(.*?)```", README.read_text("utf-8"), re.S)
     if found is None:
         raise SystemExit(f"README.md has no block after <!-- command: {name} -->")
     return found[1].strip()

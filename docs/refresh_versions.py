@@ -14,9 +14,7 @@ PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 
 def main() -> None:
     """Replace each ``name==version`` by what is installed; local version labels are dropped."""
-    head, table, tail = re.split(
-        r"(constraint-dependencies = \[.*?\n\])", PROJECT.read_text("utf-8"), flags=re.S
-    )
+    head, table, tail = re.split(r"(constraint-dependencies = \[.*?\n\])", PROJECT.read_text("utf-8"), flags=re.S)
 
     def installed(match: re.Match[str]) -> str:
         return f'"{match[1]}=={version(match[1]).partition("+")[0]}"'

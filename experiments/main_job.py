@@ -118,9 +118,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="digits with a LeNet only")
     parser.add_argument("--table", action="store_true", help="run nothing; write the table")
     parser.add_argument("--data-root", help="where data sets lie; default $CONVEXDISTILL_DATA or ./data")

@@ -128,12 +128,8 @@ def test_moments_that_do_not_belong_together_say_why():
     others = {
         "pool": accumulate(pool("convnet", count=2, width=4, seed=1), rest, preprocessing=PREPARE),
         "preprocessing": accumulate(POOL, rest, preprocessing=Preprocessing((0.5,), (0.5,))),
-        "classes": accumulate(
-            POOL, dataclasses.replace(rest, classes=tuple("abcdefghij")), preprocessing=PREPARE
-        ),
-        "shape": accumulate(
-            POOL, dataclasses.replace(rest, images=rest.images[..., :7]), preprocessing=PREPARE
-        ),
+        "classes": accumulate(POOL, dataclasses.replace(rest, classes=tuple("abcdefghij")), preprocessing=PREPARE),
+        "shape": accumulate(POOL, dataclasses.replace(rest, images=rest.images[..., :7]), preprocessing=PREPARE),
     }
     for key, other in others.items():
         with pytest.raises(InvalidInputError, match=f"they differ in {key}$"):

@@ -63,8 +63,7 @@ def _kind(file: Path) -> tuple[tuple[int, int], bool]:
     with _opened(file) as image:
         if image.mode not in _GREY | _COLOUR:
             raise DataError(
-                f"{file}: pixels of mode {image.mode!r} have no fixed scale to bytes; convert the "
-                f"image to 8 bits"
+                f"{file}: pixels of mode {image.mode!r} have no fixed scale to bytes; convert the image to 8 bits"
             )
         turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
         width, height = image.size

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from convexdistill.errors import DataError
+from convexdistill.errors import DataError, InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,22 @@ class ImageData:
         digest.update(self.labels.contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
 
+    def refuse_test(self, purpose: str) -> None:
+        """Raise if this is a test split: it reports, and may not take part in anything before that.
+
+        Args:
+            purpose: what it was about to be used for.
+
+        Raises:
+            InvalidInputError: the split is ``"test"``.
+        """
+        if self.split == "test":
+            raise InvalidInputError(
+                f"the test split of {self.name!r} cannot be used {purpose}: it may only report; take the "
+                "train or the validation split"
+            )
+
     def subset(self, indices: Sequence[int] | Tensor) -> ImageData:
         """The images at ``indices``, in that order, under the same name and split."""
         index = torch.as_tensor(indices, dtype=torch.int64)
-        return ImageData(
-            self.images[index], self.labels[index], self.classes, name=self.name, split=self.split
-        )
+        return ImageData(self.images[index], self.labels[index], self.classes, name=self.name, split=self.split)

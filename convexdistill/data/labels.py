@@ -58,9 +58,7 @@ def index_labels(
         _refuse_negative(array, where)
     values, index = np.unique(array, return_inverse=True)
     if len(values) < 2:
-        raise DataError(
-            f"{where}: all {count} labels are {values[0].item()!r}; at least 2 classes are needed"
-        )
+        raise DataError(f"{where}: all {count} labels are {values[0].item()!r}; at least 2 classes are needed")
     if classes is None:
         return index.astype(np.int64), tuple(str(value) for value in values)
     if to_array(classes).ndim != 1:
@@ -95,7 +93,6 @@ def _positions(values: NDArray[Any], names: tuple[str, ...], where: str) -> NDAr
         return np.array([names.index(value) for value in values.tolist()], dtype=np.int64)
     if int(values[-1]) >= len(names):
         raise DataError(
-            f"{where}: labels index classes from 0, so they must lie in 0..{len(names) - 1}; "
-            f"found {values[-1]}"
+            f"{where}: labels index classes from 0, so they must lie in 0..{len(names) - 1}; found {values[-1]}"
         )
     return values.astype(np.int64)

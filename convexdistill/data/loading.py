@@ -144,9 +144,7 @@ def _read_path(source: str) -> RawImages:
             raise MissingDataError(f"there is no file {source}; check the path")
         return read_npz(path)
     if path.exists():
-        raise DataError(
-            f"{source} is neither a folder of class folders nor an .npz file with images and labels"
-        )
+        raise DataError(f"{source} is neither a folder of class folders nor an .npz file with images and labels")
     if len(path.parts) > 1:
         raise MissingDataError(f"there is no file or folder {source}; check the path")
     close = difflib.get_close_matches(_key(source), KNOWN, n=1)

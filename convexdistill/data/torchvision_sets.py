@@ -58,9 +58,7 @@ def emnist_letters_set(classes: Sequence[str]) -> OfficialSet:
     """
 
     def files(part: Part) -> tuple[str, ...]:
-        return tuple(
-            f"EMNIST/raw/emnist-letters-{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")
-        )
+        return tuple(f"EMNIST/raw/emnist-letters-{part}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1"))
 
     def read(root: Path, part: Part) -> RawImages:
         images, labels = (root / file for file in files(part))
@@ -84,9 +82,7 @@ def cifar_set(name: str, *, validation: int) -> OfficialSet:
     """
     dataset: Any = getattr(datasets, name)
     meta = [dataset.meta["filename"], dataset.meta["md5"]]
-    sums = {
-        f"{dataset.base_folder}/{file}": md5 for file, md5 in [*dataset.train_list, *dataset.test_list, meta]
-    }
+    sums = {f"{dataset.base_folder}/{file}": md5 for file, md5 in [*dataset.train_list, *dataset.test_list, meta]}
 
     def read(root: Path, part: Part) -> RawImages:
         found = dataset(root, train=part == "train")

@@ -3,8 +3,8 @@
 A new distiller returns a :class:`convexdistill.DistilledSet` and is one line in ``METHODS``.
 """
 
-from convexdistill.distill.closed_form import closed_form
+from convexdistill.distill.closed_form import check_settings, closed_form
 
 METHODS = {"closed-form": closed_form}
 
-__all__ = ["METHODS", "closed_form"]
+__all__ = ["METHODS", "check_settings", "closed_form"]

@@ -84,10 +84,7 @@ def choose_recipe(
     """
     scales: Sequence[float] = LABEL_SCALES if label_scale is None else (label_scale,)
     settings = [
-        (prior, g, s)
-        for prior in priors
-        for g in (GAMMAS[prior] if gamma is None else (gamma,))
-        for s in scales
+        (prior, g, s) for prior in priors for g in (GAMMAS[prior] if gamma is None else (gamma,)) for s in scales
     ]
     candidates = [
         Candidate(

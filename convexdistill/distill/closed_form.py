@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
 from convexdistill.distill.choose import DEFAULT_GAMMA, choose_recipe, default_recipe
-from convexdistill.distill.crosscheck import cross_check
+from convexdistill.distill.crosscheck import LARGEST, cross_check
 from convexdistill.distill.outer import outer_terms, teacher_scores
 from convexdistill.distill.solve import descend_labels, label_system, solve_labels
 from convexdistill.distill.versions import versions
 from convexdistill.distilled import DistilledSet, fresh_network
-from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
+from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError, UnsupportedError
 from convexdistill.features import Shape
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
@@ -70,7 +70,9 @@ def closed_form(
     Raises:
         ParameterRangeError: λ, γ or the label scale is not positive.
         UnknownNameError: no such backend or prior.
-        InvalidInputError: validation has other classes or another image shape than the target.
+        UnsupportedError: ``backend="cvxpylayers"`` with more than 20,000 entries of Φ.
+        InvalidInputError: validation is a test split, or has other classes or another image shape than the
+            target.
 
     Example:
         >>> import convexdistill as cd
@@ -80,26 +82,25 @@ def closed_form(
         >>> cd.distill.closed_form(moments, base, gamma=0.1).manifest["certificate"]["residual"] < 1e-10
         True
     """
-    for name, value in (("lam", lam), ("gamma", gamma), ("label_scale", label_scale)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ParameterRangeError(f"{name} must be a positive number, found {value}")
-    if backend not in BACKENDS:
-        raise UnknownNameError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
-    if prior not in (None, *PRIORS):
-        raise UnknownNameError(f"unknown prior {prior!r}; known are {', '.join(PRIORS)}")
+    check_settings(lam, gamma, label_scale, prior, backend)
+    if validation is not None:
+        validation.refuse_test("to choose settings")
     if validation is not None and list(validation.classes) != list(moments.target["classes"]):
         raise InvalidInputError(
             f"validation has the classes {', '.join(validation.classes)}, the target set "
             f"{', '.join(moments.target['classes'])}"
         )
     if validation is not None and validation.shape != moments.shape:
-        raise InvalidInputError(
-            f"validation has images of {validation.shape}, the target set of {moments.shape}"
-        )
+        raise InvalidInputError(f"validation has images of {validation.shape}, the target set of {moments.shape}")
     images = base.resized(moments.shape).images
     terms = outer_terms(moments, base, lam)
+    if backend == "cvxpylayers" and terms[0].features.numel() > LARGEST:
+        raise UnsupportedError(
+            f"backend 'cvxpylayers' descends the labels of small base sets only: n·d is "
+            f"{terms[0].features.numel():,}, above {LARGEST:,}; take backend='torch', or fewer base examples"
+        )
     system = label_system(terms)
-    teacher = teacher_scores(moments, base)
+    teacher = teacher_scores(terms)
     priors = {"zero": torch.zeros_like(teacher), "teacher": teacher}
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
@@ -141,6 +142,19 @@ def closed_form(
         "seed": seed,
     }
     return _distilled(moments, base, images, labels, {"teacher": teacher}, facts)
+
+
+def check_settings(
+    lam: float, gamma: float | None, label_scale: float | None, prior: str | None, backend: str
+) -> None:
+    """Raise on a setting of :func:`closed_form` that can be known to be wrong without any data."""
+    for name, value in (("lam", lam), ("gamma", gamma), ("label_scale", label_scale)):
+        if value is not None and not 0 < value < float("inf"):
+            raise ParameterRangeError(f"{name} must be a positive number, found {value}")
+    if backend not in BACKENDS:
+        raise UnknownNameError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
+    if prior not in (None, *PRIORS):
+        raise UnknownNameError(f"unknown prior {prior!r}; known are {', '.join(PRIORS)}")
 
 
 def _distilled(

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from convexdistill.distill.outer import OuterTerm
+from convexdistill.errors import BackendUnavailableError, SolveError
 
 # Above this many entries of Φ a conic solver takes minutes.
 LARGEST = 20_000
@@ -23,7 +24,7 @@ def cross_check(term: OuterTerm, labels: Tensor) -> dict[str, Any] | None:
     Returns:
         ``n``, ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``, ``cvxpylayers_setup_seconds``
         (the first solve, which compiles) and ``cvxpylayers_seconds`` (the second); ``None`` where the problem
-        is larger than :data:`LARGEST` entries.
+        is larger than :data:`LARGEST` entries. ``error`` alone, where cvxpylayers did not solve it.
     """
     if term.features.numel() > LARGEST:
         return None
@@ -35,12 +36,15 @@ def cross_check(term: OuterTerm, labels: Tensor) -> dict[str, Any] | None:
 
     timed("torch")  # the first call pays for loading libraries
     ours, torch_seconds = timed("torch")
-    _, setup_seconds = timed("cvxpylayers")
-    theirs, cvxpylayers_seconds = timed("cvxpylayers")
+    try:
+        _, setup_seconds = timed("cvxpylayers")
+        theirs, cvxpylayers_seconds = timed("cvxpylayers")
+    except (SolveError, BackendUnavailableError) as error:  # a second opinion may fail; the answer stands
+        return {"error": str(error)}
     return {
         "n": len(term.features),
         "d": term.features.shape[1],
-        "relative_difference": float((ours - theirs).norm() / ours.norm()),
+        "relative_difference": float((ours - theirs).norm()) / (float(ours.norm()) or 1.0),
         "torch_seconds": torch_seconds,
         "cvxpylayers_seconds": cvxpylayers_seconds,
         "cvxpylayers_setup_seconds": setup_seconds,

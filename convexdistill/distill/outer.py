@@ -15,6 +15,7 @@ label solve is itself a ridge regression, of B on QM: :mod:`convexdistill.distil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,19 +98,18 @@ def _root(G: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
     return values[:, None] * vectors.T, (vectors.T @ R) / values[:, None]
 
 
-def teacher_scores(moments: Moments, base: BaseExamples, lam: float = 1e-4) -> Tensor:
+def teacher_scores(terms: Sequence[OuterTerm], lam: float = 1e-4) -> Tensor:
     """Scores ``(n, C)`` of the full-data ridge head on the base images, mean over the pool.
 
     The labels that a model of the same kind, trained on everything, would give: the honest baseline for
     learned labels.
 
     Args:
-        moments: of the target set.
-        base: base examples.
+        terms: see :func:`outer_terms`; their own λ plays no part.
         lam: λ relative to the mean eigenvalue of G.
     """
     scores = []
-    for term in outer_terms(moments, base, lam=1.0):
+    for term in terms:
         mean_eigenvalue = float(term.root.square().sum()) / len(term.root)
         head = layers.ridge(term.root, term.wanted, lam * mean_eigenvalue).weight
         scores.append(term.features @ head)

@@ -68,9 +68,7 @@ def label_system(terms: Sequence[OuterTerm]) -> LabelSystem:
     return LabelSystem(design, wanted, sum(term.constant for term in terms) / len(terms))
 
 
-def solve_labels(
-    system: LabelSystem, gamma: float, prior: Tensor | None = None
-) -> tuple[Tensor, dict[str, Any]]:
+def solve_labels(system: LabelSystem, gamma: float, prior: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:
     """The exact minimiser ``(n, C)``, and its certificate.
 
     Args:

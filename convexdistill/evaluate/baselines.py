@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from convexdistill.data import ImageData
@@ -66,7 +66,8 @@ def _like(probabilities: Tensor, distilled: DistilledSet) -> Tensor:
 def transferred_labels(distilled_sets: Sequence[DistilledSet], target: ImageData) -> list[Tensor]:
     """For each base image, the mean label of the ten nearest target images in feature space.
 
-    The features are those of the first extractor of the pool.
+    The features are those of the first extractor of the pool, or the pixels where the pool was made of the
+    caller's own modules, which a file cannot rebuild.
 
     Args:
         distilled_sets: of one job, so that they share their first extractor.
@@ -78,7 +79,9 @@ def transferred_labels(distilled_sets: Sequence[DistilledSet], target: ImageData
     from sklearn.neighbors import NearestNeighbors  # scikit-learn takes a second to import
 
     first = distilled_sets[0]
-    extractor = spec_from_dict(first.manifest["extractors"][0]).build(first.shape)
+    record = first.manifest["extractors"][0]
+    own = str(record["network"]).startswith("module/")
+    extractor: nn.Module = nn.Flatten() if own else spec_from_dict(record).build(first.shape)
     index = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(target)))
     index.fit(extract(extractor, target.images, first.preprocessing).float().numpy())
     labels = []
@@ -100,10 +103,7 @@ def nearest_neighbour_accuracy(distilled: DistilledSet, data: ImageData) -> floa
     from sklearn.neighbors import KNeighborsClassifier
 
     classifier = KNeighborsClassifier(n_neighbors=1)
-    classifier.fit(
-        distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy()
-    )
+    classifier.fit(distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy())
     return (
-        float(classifier.score(distilled.preprocessing(data.images).flatten(1).numpy(), data.labels.numpy()))
-        * 100
+        float(classifier.score(distilled.preprocessing(data.images).flatten(1).numpy(), data.labels.numpy())) * 100
     )

@@ -18,7 +18,7 @@ from convexdistill.evaluate.baselines import candidates, nearest_neighbour_accur
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
 from convexdistill.features import NETWORKS, Shape
 from convexdistill.seeds import child_seed
-from convexdistill.training import OPTIMIZERS, Recipe, Trial, accuracies, run_trials
+from convexdistill.training import OPTIMIZERS, Recipe, Trial, accuracies, run_trials, validation_part
 
 NetworkLike = str | Callable[[Shape, int], nn.Module]
 
@@ -34,7 +34,7 @@ def evaluate(
     test: ImageData | None = None,
     root: str | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> EvaluationTable:
     """How well networks trained from scratch on a distilled set do, beside baselines on the same images.
 
@@ -88,6 +88,7 @@ def evaluate(
         _check_fits(first, one.classes, one.shape)
         if one.is_cross != first.is_cross:
             raise InvalidInputError("sets within a data set and across data sets are not of one job")
+    validation.refuse_test("to choose the number of steps")
     for split in (validation, test):
         _check_fits(first, split.classes, split.shape)
     transferred: list[Tensor | None] = [None] * len(sets)
@@ -164,7 +165,7 @@ def _common(values: Sequence[float]) -> float | None:
 def _nearest_neighbour_row(sets: Sequence[DistilledSet], validation: ImageData, test: ImageData) -> Row:
     return summarise(
         [[nearest_neighbour_accuracy(one, test)] for one in sets],
-        [[nearest_neighbour_accuracy(one, validation)] for one in sets],
+        [[nearest_neighbour_accuracy(one, validation_part(validation))] for one in sets],
         labels="nearest-neighbour",
         network=None,
         optimizer=None,
@@ -187,9 +188,5 @@ def _check_fits(first: DistilledSet, classes: tuple[str, ...], shape: Shape) -> 
         raise InvalidInputError(
             f"the distilled set is for {len(first.classes)} classes and images of {first.shape}, but found "
             f"{len(classes)} classes and images of {shape}"
-            + (
-                " (the same number of classes, with other names)"
-                if len(classes) == len(first.classes)
-                else ""
-            )
+            + (" (the same number of classes, with other names)" if len(classes) == len(first.classes) else "")
         )

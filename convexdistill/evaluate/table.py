@@ -75,9 +75,7 @@ def interval(runs: Sequence[Sequence[float]]) -> tuple[float | None, float | Non
     return max(0.0, float(low)), min(100.0, float(high))
 
 
-def summarise(
-    runs: Sequence[Sequence[float]], validation_runs: Sequence[Sequence[float]], **facts: Any
-) -> Row:
+def summarise(runs: Sequence[Sequence[float]], validation_runs: Sequence[Sequence[float]], **facts: Any) -> Row:
     """A row from the runs of each base set, and what else is known of it."""
     flat = [value for group in runs for value in group]
     flat_validation = [value for group in validation_runs for value in group]

@@ -28,7 +28,5 @@ def alexnet(shape: Shape, num_classes: int) -> Network:
     """
     channels = shape[0]
     maps = nn.Sequential(*_block(channels, pool_first=True), *_block(64, pool_first=False), nn.Flatten())
-    dense = nn.Sequential(
-        nn.Linear(output_features(maps, shape), 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU()
-    )
+    dense = nn.Sequential(nn.Linear(output_features(maps, shape), 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU())
     return Network(nn.Sequential(maps, dense), num_classes, shape)

@@ -35,7 +35,5 @@ def lenet(shape: Shape, num_classes: int) -> Network:
         nn.MaxPool2d(2),
         nn.Flatten(),
     )
-    dense = nn.Sequential(
-        nn.Linear(output_features(maps, shape), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU()
-    )
+    dense = nn.Sequential(nn.Linear(output_features(maps, shape), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
     return Network(nn.Sequential(maps, dense), num_classes, shape)

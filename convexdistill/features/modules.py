@@ -48,15 +48,11 @@ def layer_of(module: nn.Module, layer: str | None) -> nn.Module:
     nodes = get_graph_node_names(module.eval())[1]
     chosen = nodes[-2] if layer is None else layer
     if chosen not in nodes and not any(node.startswith(f"{chosen}.") for node in nodes):
-        raise UnknownNameError(
-            f"the module has no layer {chosen!r}; its last ones are {', '.join(nodes[-8:])}"
-        )
+        raise UnknownNameError(f"the module has no layer {chosen!r}; its last ones are {', '.join(nodes[-8:])}")
     return _Layer(module, chosen)
 
 
-def torchvision_body(
-    name: str, shape: Shape, *, weights: str | None, seed: int, layer: str | None
-) -> nn.Module:
+def torchvision_body(name: str, shape: Shape, *, weights: str | None, seed: int, layer: str | None) -> nn.Module:
     """The body of a torchvision classification model; single-channel images are repeated to RGB.
 
     Args:
@@ -79,9 +75,7 @@ def torchvision_body(
             f"their file into {torch.hub.get_dir()}/checkpoints, or leave weights out for random ones"
         ) from error
     except (ValueError, KeyError, AttributeError) as error:
-        raise UnknownNameError(
-            f"torchvision has no model {name!r} with weights {weights!r}: {error}"
-        ) from error
+        raise UnknownNameError(f"torchvision has no model {name!r} with weights {weights!r}: {error}") from error
     if shape[0] not in (1, 3):
         raise ParameterRangeError(f"torchvision's models take 1 or 3 channels, found {shape[0]}")
     return nn.Sequential(_GreyToRGB(), layer_of(model, layer))

@@ -46,8 +46,7 @@ def output_features(module: nn.Module, shape: Shape) -> int:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ShapeError(
-            f"the network does not work on images of shape {shape}; the built-in ones work from 8×8 up "
-            f"({reason})"
+            f"the network does not work on images of shape {shape}; the built-in ones work from 8×8 up ({reason})"
         ) from error
     finally:
         module.train(was_training)

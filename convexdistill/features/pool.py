@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from convexdistill.errors import FileFormatError, ParameterRangeError, UnknownNameError
 from convexdistill.features.extractor import FrozenExtractor
 from convexdistill.features.fingerprint import weights_fingerprint
-from convexdistill.features.network import Shape
+from convexdistill.features.network import Shape, output_features
 from convexdistill.features.registry import NETWORKS, build_network
 from convexdistill.seeds import child_seed
 
@@ -81,6 +82,8 @@ class ExtractorSpec:
 class ModuleSpec:
     """An extractor that the caller brought: known by a fingerprint of its weights, not rebuildable from it.
 
+    What is built is a frozen copy: the caller's module stays as it is, and may go on being trained.
+
     Attributes:
         module: any ``nn.Module`` on normalised images.
         layer: the named layer whose output is the feature; ``None`` takes the module's own output.
@@ -97,11 +100,14 @@ class ModuleSpec:
 
     def build(self, shape: Shape) -> FrozenExtractor:
         """The module, or its layer, frozen."""
-        if self.layer is None:
-            return FrozenExtractor(self.module)
-        from convexdistill.features.modules import layer_of
+        module = copy.deepcopy(self.module)
+        if self.layer is not None:
+            from convexdistill.features.modules import layer_of
 
-        return FrozenExtractor(layer_of(self.module, self.layer))
+            module = layer_of(module, self.layer)
+        extractor = FrozenExtractor(module)
+        output_features(extractor, shape)  # raises where the module does not work on such images
+        return extractor
 
     def to_dict(self) -> dict[str, Any]:
         """What a manifest keeps: the class, the layer and a fingerprint of the weights."""

@@ -32,9 +32,7 @@ class ConvexHead(nn.Module):
         self.extractor = extractor
         self.layer = layer
 
-    def forward(
-        self, base_images: Tensor, soft_labels: Tensor, query_images: Tensor, **options: Any
-    ) -> Tensor:
+    def forward(self, base_images: Tensor, soft_labels: Tensor, query_images: Tensor, **options: Any) -> Tensor:
         """Return logits (m, C) of the queries.
 
         Args:

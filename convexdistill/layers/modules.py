@@ -62,8 +62,7 @@ class Ridge(nn.Module):
             raise ParameterRangeError(f"lam is {lam}, but lam must be finite and >= 0.")
         if learn_lam and lam == 0:
             raise ParameterRangeError(
-                "lam is 0, which learn_lam=True cannot start from, since it learns log(lam); "
-                "give a positive lam."
+                "lam is 0, which learn_lam=True cannot start from, since it learns log(lam); give a positive lam."
             )
         self.lam = lam
         self.learn_lam = learn_lam

@@ -178,9 +178,7 @@ def _standardise(
     return X.to(double), Y.to(double), lam.to(double), None if s is None else s.to(double), vector_labels
 
 
-def _check_values(
-    features: Tensor, labels: Tensor, lam: Tensor, weights: Tensor | None, intercept: str
-) -> None:
+def _check_values(features: Tensor, labels: Tensor, lam: Tensor, weights: Tensor | None, intercept: str) -> None:
     """Raise on NaN, infinity and negative numbers; waits for the device."""
     checks.require_finite("features", features)
     checks.require_finite("labels", labels)

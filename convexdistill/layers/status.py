@@ -36,9 +36,7 @@ _MESSAGES = {
         "The linear system is singular to working precision, so the answer is not unique; "
         "raise lam, or drop features that repeat each other."
     ),
-    Status.NONFINITE_INPUT: (
-        "An input holds NaN or infinity, so there is no answer; look upstream of the layer."
-    ),
+    Status.NONFINITE_INPUT: ("An input holds NaN or infinity, so there is no answer; look upstream of the layer."),
     Status.INVALID_INPUT: (
         "lam or sample_weight is negative, or all sample weights are zero where an intercept "
         "is to be fitted, so the problem has no meaning."

@@ -34,7 +34,10 @@ def rows_of(metrics: Mapping[str, Any] | None, distilled: DistilledSet) -> tuple
         raise FileFormatError(
             f"the metrics belong to another distilled set (they differ in {', '.join(other)}); {_AGAIN}"
         )
-    return tuple(_row(record) for record in metrics.get("results", ()))
+    records = metrics.get("results", [])
+    if not isinstance(records, list):
+        raise FileFormatError(f"the metrics' results are no list; {_AGAIN}")
+    return tuple(_row(record) for record in records)
 
 
 def _row(record: Mapping[str, Any]) -> Row:

@@ -185,6 +185,8 @@ def cross_check(check: Mapping[str, Any] | None) -> str:
     """
     if check is None:
         return "not done: Φ has more than 20,000 entries (n·d), for which a conic solver takes minutes"
+    if "error" in check:
+        return f"cvxpylayers did not solve it: {check['error']}"
     return (
         f"the ridge head of these labels (n = {check['n']}, d = {check['d']}) differs by "
         f"{words.number(check['relative_difference'])} relative; "

@@ -56,6 +56,7 @@ def choose(
     Raises:
         ParameterRangeError: ``size`` is below 1 or above ``len(source)``, or ``seed`` is negative.
         UnknownNameError: no such method.
+        InvalidInputError: ``source`` is a test split.
         DataError: a class has too few examples for a balanced set.
         ShapeError, DtypeError, NonFiniteInputError: ``features`` do not fit the source.
 
@@ -65,6 +66,7 @@ def choose(
         >>> torch.bincount(base.labels).tolist()
         [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
     """
+    source.refuse_test("for base examples")
     if method not in RULES:
         raise UnknownNameError(f"unknown selection {method!r}; known are {', '.join(RULES)}")
     size, seed = _whole(size, "size", 1), _whole(seed, "seed", 0)

@@ -4,7 +4,14 @@ from convexdistill.training.loop import minibatches, train_together
 from convexdistill.training.ready import ReadyNetwork
 from convexdistill.training.recipe import LOSSES, OPTIMIZERS, Recipe
 from convexdistill.training.side_by_side import SideBySide
-from convexdistill.training.trials import Candidate, Trial, accuracies, run_trials, training_steps
+from convexdistill.training.trials import (
+    Candidate,
+    Trial,
+    accuracies,
+    run_trials,
+    training_steps,
+    validation_part,
+)
 
 __all__ = [
     "LOSSES",
@@ -19,4 +26,5 @@ __all__ = [
     "run_trials",
     "train_together",
     "training_steps",
+    "validation_part",
 ]

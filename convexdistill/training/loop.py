@@ -106,8 +106,7 @@ def _train(
 ) -> None:
     first = recipes[0]
     if any(
-        (r.optimizer, r.learning_rate, r.batch_size)
-        != (first.optimizer, first.learning_rate, first.batch_size)
+        (r.optimizer, r.learning_rate, r.batch_size) != (first.optimizer, first.learning_rate, first.batch_size)
         for r in recipes
     ):
         raise ValueError("networks trained together need one optimiser, learning rate and batch size")

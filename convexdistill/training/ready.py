@@ -30,6 +30,6 @@ class ReadyNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(N, C)`` of images ``(N, c, h, w)``."""
-        pixels = images.to(self.mean.dtype) / (255 if images.dtype == torch.uint8 else 1)
+        pixels = images.to(self.mean) / (255 if images.dtype == torch.uint8 else 1)
         logits: Tensor = self.network((pixels - self.mean) / self.std)
         return logits

@@ -121,9 +121,7 @@ def _join(members: Sequence[nn.Module]) -> nn.Module:
         joint = _JOIN[type(first)](members)
         for name, _ in (*first.named_parameters(), *first.named_buffers()):
             values = [
-                member.get_parameter(name)
-                if name in dict(member.named_parameters())
-                else member.get_buffer(name)
+                member.get_parameter(name) if name in dict(member.named_parameters()) else member.get_buffer(name)
                 for member in members
             ]
             if values[0].ndim:  # a scalar, such as a count of batches, is the same for all

@@ -91,7 +91,7 @@ def run_trials(
     networks = [build(seed) for _, seed in members]
     images = preprocessing(base_images).to(device)
     targets = torch.stack([c.labels.float() * c.recipe.label_scale for c, _ in members]).to(device)
-    part = _fixed_part(validation)
+    part = validation_part(validation)
     seen, truth = preprocessing(part.images).to(device), part.labels
     accuracies: dict[tuple[int, int], float] = {}
     snapshots: dict[tuple[int, int], dict[str, Tensor]] = {}
@@ -140,7 +140,7 @@ def accuracies(
     return [float(value) for value in correct]
 
 
-def _fixed_part(validation: ImageData) -> ImageData:
+def validation_part(validation: ImageData) -> ImageData:
     """The same random part of the validation split, whoever asks; all of it where it is small."""
     order = torch.randperm(len(validation), generator=generator(0, "part of the validation split"))
     return validation.subset(order[:VALIDATION_IMAGES])

@@ -170,9 +170,7 @@ def test_cifar_pickles_with_another_checksum_are_never_opened(tmp_path):
 def test_usps_and_its_damage(tmp_path):
     import bz2
 
-    lines = [
-        f"{k % 10 + 1} " + " ".join(f"{i + 1}:{1 if i == k else -1}" for i in range(256)) for k in range(40)
-    ]
+    lines = [f"{k % 10 + 1} " + " ".join(f"{i + 1}:{1 if i == k else -1}" for i in range(256)) for k in range(40)]
     file = tmp_path / "usps.bz2"
     file.write_bytes(bz2.compress("\n".join(lines).encode()))
     train = load("usps", root=tmp_path, download=False)

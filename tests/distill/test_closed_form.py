@@ -121,9 +121,7 @@ def test_the_order_of_base_examples_is_the_order_of_labels():
 
 def test_base_examples_of_another_shape_and_other_classes():
     noise = torch.randint(0, 256, (30, 3, 12, 10), generator=torch.Generator().manual_seed(0))
-    source = ImageData(
-        noise.to(torch.uint8), torch.arange(30) % 3, ("a", "b", "c"), name="noise", split="train"
-    )
+    source = ImageData(noise.to(torch.uint8), torch.arange(30) % 3, ("a", "b", "c"), name="noise", split="train")
     distilled = closed_form(MOMENTS, choose_base(source, 12))
     assert distilled.is_cross
     assert distilled.images.shape == (12, 1, 8, 8)

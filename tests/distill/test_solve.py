@@ -58,7 +58,7 @@ def brute_loss(labels):
     return float(torch.stack(losses).mean())
 
 
-PRIORS = {"zero": None, "teacher": teacher_scores(MOMENTS, BASE)}
+PRIORS = {"zero": None, "teacher": teacher_scores(outer_terms(MOMENTS, BASE, 1.0))}
 
 
 @pytest.mark.parametrize("prior", PRIORS)
@@ -168,7 +168,7 @@ def test_the_teacher_is_scikit_learns_ridge_on_all_target_images(alpha):
         penalty = alpha * float(kernel.trace()) / rank * N
         fit = Ridge(penalty, fit_intercept=False, solver="svd").fit(target.numpy(), CENTRED.numpy())
         expected += torch.from_numpy(fit.predict(features.numpy())) / 3
-    torch.testing.assert_close(teacher_scores(MOMENTS, BASE, alpha), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(teacher_scores(outer_terms(MOMENTS, BASE, 1.0), alpha), expected, rtol=0, atol=1e-6)
 
 
 def test_label_gradients_through_both_backends_agree():

@@ -28,9 +28,7 @@ def small(shape, num_classes):
 
 def other_source():
     """Digits upside down under other names and other classes: another data set."""
-    return ImageData(
-        DIGITS.images.flip(2), DIGITS.labels % 3, ("a", "b", "c"), name="upside-down", split="train"
-    )
+    return ImageData(DIGITS.images.flip(2), DIGITS.labels % 3, ("a", "b", "c"), name="upside-down", split="train")
 
 
 CROSS = closed_form(MOMENTS, choose(other_source(), 20, balanced=False))
@@ -165,9 +163,7 @@ def test_metrics_are_one_plain_record():
     assert metrics(SETS[:1], None, {})["results"] == []
 
 
-@pytest.mark.parametrize(
-    "options", [{"repeats": 0}, {"networks": ()}, {"optimizers": ()}, {"sets": ()}], ids=str
-)
+@pytest.mark.parametrize("options", [{"repeats": 0}, {"networks": ()}, {"optimizers": ()}, {"sets": ()}], ids=str)
 def test_nothing_to_do_is_an_error(options):
     with pytest.raises(ParameterRangeError, match="at least one distilled set, network"):
         run(**options)

@@ -46,9 +46,7 @@ class TestEveryExtractor:
         images = torch.randn(4, *DIGITS.shape, requires_grad=True)
         extractor(images).square().sum().backward()
         assert images.grad.abs().max() > 0
-        assert [
-            name for name, p in extractor.named_parameters() if p.requires_grad or p.grad is not None
-        ] == []
+        assert [name for name, p in extractor.named_parameters() if p.requires_grad or p.grad is not None] == []
 
     def test_an_images_features_do_not_depend_on_the_others(self, network):
         extractor = ExtractorSpec(network, seed=0).build(DIGITS.shape)
@@ -80,9 +78,7 @@ def test_extract_is_the_same_by_batches_and_at_once():
     features = extract(extractor, DIGITS.images[:150], prepare)
     assert features.dtype == torch.float64
     assert not features.requires_grad
-    torch.testing.assert_close(
-        features.float(), extractor(prepare(DIGITS.images[:150])), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(features.float(), extractor(prepare(DIGITS.images[:150])), rtol=1e-4, atol=1e-5)
 
 
 def test_a_pool_is_different_extractors_and_a_seed_gives_it_again():
@@ -141,9 +137,7 @@ def test_a_users_module_is_known_by_its_weights_but_not_rebuilt():
         spec_from_dict(record)
 
 
-@pytest.mark.parametrize(
-    "record", [{}, {"network": "lenet"}, {"network": "lenet", "seed": "x", "options": {}}]
-)
+@pytest.mark.parametrize("record", [{}, {"network": "lenet"}, {"network": "lenet", "seed": "x", "options": {}}])
 def test_damaged_records_are_refused(record):
     with pytest.raises(FileFormatError, match="cannot be rebuilt from its record"):
         spec_from_dict(record)

@@ -9,9 +9,7 @@ SHAPES = [(1, 8, 8), (1, 16, 16), (1, 28, 28), (3, 32, 32)]
 
 
 def same(a, b):
-    return all(
-        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -55,9 +53,7 @@ class TestEveryNetwork:
     def test_every_parameter_gets_a_gradient(self, network, shape):
         net = build_network(network, shape, 3, seed=0)
         net(torch.randn(8, *shape)).square().sum().backward()
-        assert [
-            name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()
-        ] == []
+        assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
     def test_weights_follow_from_the_seed_alone(self, network, shape):
         torch.manual_seed(1)

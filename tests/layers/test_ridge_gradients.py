@@ -183,7 +183,5 @@ class TestTransforms:
         found, exact = compiled(X, Y), ridge(X, Y, 0.3, intercept="free").weight
         torch.testing.assert_close(found, exact)
         G = torch.randn_like(exact)
-        for f, e in zip(
-            torch.autograd.grad(found, (X, Y), G), torch.autograd.grad(exact, (X, Y), G), strict=True
-        ):
+        for f, e in zip(torch.autograd.grad(found, (X, Y), G), torch.autograd.grad(exact, (X, Y), G), strict=True):
             torch.testing.assert_close(f, e)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from convexdistill.distilled import REQUIRED, DistilledSet
+from convexdistill.distilled import DistilledSet
 from convexdistill.evaluate import metrics
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
 from convexdistill.training import Recipe
@@ -44,7 +44,6 @@ def distilled_set(
         labels = labels.softmax(1)
     place = {"split": "train", "shape": list(shape)}
     manifest = {
-        **dict.fromkeys(REQUIRED),
         "target": {**place, "name": target, "classes": list(classes), "parts": ["sha256:" + "ab" * 32]},
         "source": {
             **place,

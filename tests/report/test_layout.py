@@ -34,9 +34,7 @@ def measure(pages: list[str], folder: Path) -> tuple[list[dict], str]:
     frames = ""
     for number, page in enumerate(pages):
         (folder / f"{number}.html").write_text(page.replace("</head>", MEASURE, 1), "utf-8")
-        frames += "".join(
-            f'<iframe src="{number}.html" style="width:{w}px;border:0"></iframe>' for w in WIDTHS
-        )
+        frames += "".join(f'<iframe src="{number}.html" style="width:{w}px;border:0"></iframe>' for w in WIDTHS)
     (folder / "all.html").write_text(
         f"<!doctype html><body><script>const all = []; addEventListener('message', e => {{ all.push(e.data); "
         f"document.body.dataset.all = JSON.stringify(all); }});</script>{frames}</body>",

@@ -188,9 +188,7 @@ def test_size_above_the_source():
 @pytest.mark.parametrize(("size", "needed"), [(63, 21), (62, 21), (75, 25)])
 def test_a_class_with_too_few_examples_is_named(size, needed):
     short = made([30, 30, 20]) if size == 75 else made([25, 20, 20]) if size == 62 else SOURCE
-    with pytest.raises(
-        DataError, match=rf"'class [12]'.*has 20 examples.*{size} needs {needed}.*--unbalanced"
-    ):
+    with pytest.raises(DataError, match=rf"'class [12]'.*has 20 examples.*{size} needs {needed}.*--unbalanced"):
         choose(short, size)
     assert len(choose(short, size, balanced=False)) == size
 

@@ -58,9 +58,7 @@ class TestEveryNetwork:
         mine = dict(joint.joint.named_parameters())
         for parameter, _ in members[0].named_parameters():
             for k, part in enumerate(mine[parameter].grad.chunk(3)):
-                torch.testing.assert_close(
-                    part, members[k].get_parameter(parameter).grad, rtol=1e-3, atol=1e-4
-                )
+                torch.testing.assert_close(part, members[k].get_parameter(parameter).grad, rtol=1e-3, atol=1e-4)
 
     def test_a_members_state_loads_into_a_network(self, name):
         members = made(name)
@@ -178,9 +176,7 @@ class Scaled(nn.Module):
 
 
 def reflecting():
-    return nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(128, 4)
-    )
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(128, 4))
 
 
 @pytest.mark.parametrize("kind", [Mixing, Unknown, Scaled, reflecting])

@@ -109,17 +109,13 @@ def test_recipes_that_cannot_be(values, error, words):
         Recipe.from_dict({**Recipe("mse").to_dict(), **values})
 
 
-@pytest.mark.parametrize(
-    "values", [{}, None, [1], {**Recipe("mse").to_dict(), "momentum": 1}, {"loss": "mse"}]
-)
+@pytest.mark.parametrize("values", [{}, None, [1], {**Recipe("mse").to_dict(), "momentum": 1}, {"loss": "mse"}])
 def test_damaged_recipes_are_refused(values):
     with pytest.raises(FileFormatError, match="a recipe has the keys"):
         Recipe.from_dict(values)
 
 
-@pytest.mark.parametrize(
-    "values", [{"steps": "x"}, {"label_scale": None}, {"batch_size": 2.5}, {"steps": True}]
-)
+@pytest.mark.parametrize("values", [{"steps": "x"}, {"label_scale": None}, {"batch_size": 2.5}, {"steps": True}])
 def test_recipes_with_values_of_another_kind_are_refused(values):
     with pytest.raises(FileFormatError, match="the recipe cannot be used"):
         Recipe.from_dict({**Recipe("mse").to_dict(), **values})
@@ -178,7 +174,7 @@ def made_up_accuracies(monkeypatch):
         for joint.step in checkpoints:
             visit(list(range(len(networks))), joint, joint.step)
 
-    truth = trials._fixed_part(VALIDATION).labels
+    truth = trials.validation_part(VALIDATION).labels
     monkeypatch.setattr(trials, "train_together", pretend)
     return tables
 
@@ -216,11 +212,11 @@ def test_candidates_are_paired_and_do_not_disturb_each_other():
     assert alone[0].validation == pytest.approx(together[1].validation, abs=1.2)
 
 
-def test_a_fixed_part_of_a_large_validation_split_is_looked_at(monkeypatch):
+def test_avalidation_part_of_a_large_validation_split_is_looked_at(monkeypatch):
     monkeypatch.setattr(trials, "VALIDATION_IMAGES", 50)
-    part = trials._fixed_part(VALIDATION)
+    part = trials.validation_part(VALIDATION)
     assert len(part) == 50
-    assert torch.equal(part.images, trials._fixed_part(VALIDATION).images)
+    assert torch.equal(part.images, trials.validation_part(VALIDATION).images)
     assert len(part.labels.unique()) > 5  # not the first 50 of a sorted split
 
 

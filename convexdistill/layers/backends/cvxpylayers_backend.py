@@ -20,8 +20,7 @@ def unavailable() -> str | None:
 BACKEND = Backend(
     name="cvxpylayers",
     solvers={RidgeProblem: solve_ridge},
-    summary="convex programs through cvxpylayers (MOREAU where installed, else DIFFCP); "
-    "first derivatives only",
+    summary="convex programs through cvxpylayers (MOREAU where installed, else DIFFCP); first derivatives only",
     double_backward=False,
     transforms=False,
     priority=0,

@@ -101,8 +101,7 @@ def require_solver(method: str) -> str:
     installed = find_spec("moreau") is not None
     if method == "moreau" and not installed:
         raise BackendUnavailableError(
-            'method="moreau" cannot run here: moreau is not installed; pip install moreau, '
-            'or use method="auto".'
+            'method="moreau" cannot run here: moreau is not installed; pip install moreau, or use method="auto".'
         )
     if method == "auto":
         return "moreau" if installed else "diffcp"

@@ -1,0 +1,83 @@
+"""What a job refuses before it costs anything, and what may take part in what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import convexdistill as cd
+from convexdistill import job
+from convexdistill.device import resolve_device
+from convexdistill.errors import DeviceError, InvalidInputError, UnknownNameError, UnsupportedError
+
+TRAIN, VALIDATION, TEST = (cd.data.load("digits", split=split) for split in ("train", "validation", "test"))
+POOL = cd.features.pool(count=1, width=8)
+MOMENTS = cd.accumulate(POOL, TRAIN)
+
+
+def test_the_test_split_is_refused_wherever_something_is_learned_or_chosen() -> None:
+    base = cd.select.choose(TRAIN, 20)
+    distilled = cd.distill.closed_form(MOMENTS, base, gamma=0.1)
+    for misuse in (
+        lambda: cd.select.choose(TEST, 20),
+        lambda: cd.accumulate(POOL, TEST),
+        lambda: cd.distill.closed_form(MOMENTS, base, TEST),
+        lambda: cd.evaluate.evaluate(distilled, repeats=1, validation=TEST, test=TEST),
+    ):
+        with pytest.raises(InvalidInputError, match="it may only report"):
+            misuse()
+
+
+def test_moments_of_other_data_are_refused(tmp_path) -> None:
+    other = cd.data.load((255 - TRAIN.images, TRAIN.labels), name="digits")
+    cd.accumulate(POOL, replace(other, classes=TRAIN.classes)).save(tmp_path / "other.st")
+    with pytest.raises(InvalidInputError, match="name the --target"):
+        job.run(job.Job(moments=tmp_path / "other.st", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pool_beside_moments_is_refused(tmp_path) -> None:
+    with pytest.raises(InvalidInputError, match="brings its own pool"):
+        job.run(job.Job(moments=tmp_path / "any.st", pool_size=7, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("wrong", [{"backend": "foo"}, {"prior": "foo"}, {"lam": -1.0}, {"networks": ("foo",)}])
+def test_wrong_settings_are_known_before_any_data_is_read(wrong, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("data was read"))
+    with pytest.raises(InvalidInputError):
+        job.run(job.Job(out=tmp_path, **wrong))
+
+
+def test_a_large_set_is_not_descended_through_a_conic_solver() -> None:
+    base = cd.select.choose(TRAIN, 700)
+    with pytest.raises(UnsupportedError, match="backend='torch'"):
+        cd.distill.closed_form(MOMENTS, base, gamma=0.1, backend="cvxpylayers")
+
+
+def test_constant_images_give_zero_labels_and_a_finite_certificate(tmp_path) -> None:
+    images = torch.zeros(60, 1, 8, 8, dtype=torch.uint8)
+    data = cd.data.load((images, torch.arange(60) % 3), name="flat")
+    moments = cd.accumulate(POOL, data)
+    distilled = cd.distill.closed_form(moments, cd.select.choose(data, 6), gamma=0.1)
+    distilled.save(tmp_path / "flat.safetensors")
+    assert cd.load(tmp_path / "flat.safetensors").labels.abs().max() < 1e-6
+
+
+def test_a_callers_module_is_copied_and_stays_trainable() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).train()
+    moments = cd.accumulate([cd.features.ModuleSpec(module)], TRAIN)
+    before = moments.extractors[0](torch.ones(2, 1, 8, 8))
+    assert module.training
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    module(torch.rand(8, 1, 8, 8))
+    torch.testing.assert_close(moments.extractors[0](torch.ones(2, 1, 8, 8)), before, rtol=0, atol=0)
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    with pytest.raises(UnknownNameError, match="cpu:x"):
+        resolve_device("cpu:x")
+    with pytest.raises(DeviceError, match="cpu:9"):
+        resolve_device("cpu:9")
