@@ -173,9 +173,6 @@ def _check(job: Job) -> None:
             raise InvalidInputError(f"--{name} must be at least 1, found {value}")
     resolve_device(job.device)
     distill.check_settings(job.lam, job.gamma, job.label_scale, job.prior, job.backend)
-    pool_options = (job.extractor, job.width, job.pool_size)
-    if job.moments is not None and pool_options != (Job.extractor, Job.width, Job.pool_size):
-        raise InvalidInputError("--moments brings its own pool: leave --extractor, --width and --pool-size out")
     # Writing may fail for reasons that only writing shows; the plain ones should not cost an hour first.
     place = next(p for p in (job.folder.absolute(), *job.folder.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -189,6 +186,18 @@ def _moments(job: Job, target: ImageData) -> Moments:
         options = {} if job.width is None else {"width": job.width}
         return accumulate(pool(job.extractor, job.pool_size, job.seed, **options), target, device=job.device)
     moments = Moments.load(job.moments)
+    record = moments.pool[0].to_dict()
+    brought = {
+        "extractor": record["network"],
+        "width": record["options"].get("width"),
+        "pool_size": len(moments.pool),
+    }
+    for name, value in brought.items():
+        if getattr(job, name) not in (getattr(Job, name), value):
+            raise InvalidInputError(
+                f"{job.moments} brings its own pool, with {name} {value}, not {getattr(job, name)}; leave "
+                f"--{name.replace('_', '-')} out"
+            )
     if moments.missing:
         raise InvalidInputError(
             f"{job.moments} lacks {len(moments.missing)} shards; merge all of them first "

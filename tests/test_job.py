@@ -39,9 +39,12 @@ def test_moments_of_other_data_are_refused(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pool_beside_moments_is_refused(tmp_path) -> None:
-    with pytest.raises(InvalidInputError, match="brings its own pool"):
-        job.run(job.Job(moments=tmp_path / "any.st", pool_size=7, out=tmp_path / "out"))
+def test_a_pool_that_contradicts_the_moments_is_refused(tmp_path) -> None:
+    MOMENTS.save(path := tmp_path / "digits.st")
+    common = {"moments": path, "base_size": 20, "gamma": 0.1, "label_scale": 8.0, "evaluate": False}
+    with pytest.raises(InvalidInputError, match="leave --pool-size out"):
+        job.run(job.Job(**common, pool_size=7, out=tmp_path / "out"))
+    job.run(job.Job(**common, width=8, pool_size=1, out=tmp_path / "out"))
 
 
 @pytest.mark.parametrize("wrong", [{"backend": "foo"}, {"prior": "foo"}, {"lam": -1.0}, {"networks": ("foo",)}])
