@@ -140,13 +140,28 @@ def test_nan_labels_are_refused_or_marked(conic):
 
 def test_a_solver_that_stops_early_is_found_out(monkeypatch):
     pytest.importorskip("cvxpylayers")
-    monkeypatch.setattr(
-        guard, "constructor_arguments", lambda solver: {"solver_args": {"eps": 1e-10, "max_iters": 2}}
-    )
+    early = {"solve_method": "SCS", "eps": 1e-10, "max_iters": 2}
+    monkeypatch.setattr(guard, "call_arguments", lambda solver, data: early)
+    monkeypatch.setattr(guard, "MAX_REFINEMENTS", 0)
     monkeypatch.setattr(cvxpylayers_ridge, "CACHE", guard.Cache())
     X, Y = data(6, 4)
     with pytest.raises(NotConvergedError, match="optimality residual"):
         ridge(X, Y, 0.5, backend="cvxpylayers", method="diffcp")
+
+
+def test_diffcp_keeps_its_promise_on_features_that_share_a_large_mean():
+    pytest.importorskip("cvxpylayers")
+    draw = torch.Generator().manual_seed(0)
+    # As behind a ReLU: positive, nearly parallel rows, a spectrum over many orders of magnitude.
+    X = torch.rand(40, 60, generator=draw, dtype=torch.float64) * 0.1 + 1
+    Y = torch.randn(40, 3, generator=draw, dtype=torch.float64, requires_grad=True)
+    lam = 1e-5 * float(X.square().sum()) / 40
+    closed, conic_fit = ridge(X, Y, lam), ridge(X, Y, lam, backend="cvxpylayers", method="diffcp")
+    assert float(conic_fit.info.residual.max()) <= 1e-10
+    assert relative(conic_fit.weight, closed.weight) <= 1e-8
+    G = torch.randn_like(closed.weight)
+    exact, found = (torch.autograd.grad(fit.weight, Y, G)[0] for fit in (closed, conic_fit))
+    assert relative(found, exact) <= 1e-6
 
 
 def test_an_inaccurate_derivative_is_found_out(conic, monkeypatch):
