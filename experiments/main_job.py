@@ -82,7 +82,9 @@ def table(records: dict[str, dict[str, Any]]) -> str:
         "experiments/main_job.py` makes the records. Test accuracy in percent, mean ± standard deviation",
         "over all trainings, with the 95 % interval over base sets; random balanced base examples; γ, prior,",
         "label scale and the number of steps are chosen on the validation split. Seconds are those of",
-        "distilling: features and moments, then the choice of the recipe and the solves of all base sets.",
+        "distilling: features and moments, then the choice of the recipe and the solves of all base sets;",
+        "the recorded runs shared their two cores with other work, so `benchmarks/distil.py` is the one to",
+        "read for speed.",
     ]
     for key, record in records.items():
         metrics = record["metrics"]
