@@ -86,6 +86,14 @@ class NotConvergedError(SolveError):
     """An iterative solver stopped before it reached its tolerance."""
 
 
+class InfeasibleError(SolveError):
+    """No point meets all constraints of the problem."""
+
+
+class UnboundedError(SolveError):
+    """The objective of the problem falls without end."""
+
+
 # -- what a backend cannot do ----------------------------------------------------------------------
 
 

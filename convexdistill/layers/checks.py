@@ -36,34 +36,32 @@ def require_tensor(name: str, value: Any) -> Tensor:
     return value
 
 
-def require_same_kind(**tensors: Tensor | None) -> None:
-    """Check that all tensors share the dtype and the device of the first.
+def require_same_kind(first: str, reference: Tensor, name: str, tensor: Tensor) -> None:
+    """Check that a tensor has the dtype and the device of the reference.
 
     Raises:
         DtypeError: dtypes differ.
         DeviceError: devices differ.
     """
-    (first, reference), *rest = ((k, v) for k, v in tensors.items() if v is not None)
-    for name, tensor in rest:
-        if tensor.dtype != reference.dtype:
-            raise DtypeError(
-                f"{name} is {tensor.dtype} but {first} is {reference.dtype}; "
-                f"bring them to one dtype, for example {name}.to({first}.dtype)."
-            )
-        if tensor.device != reference.device:
-            raise DeviceError(
-                f"{name} is on {tensor.device} but {first} is on {reference.device}; "
-                f"bring them to one device, for example {name}.to({first}.device)."
-            )
+    if tensor.dtype != reference.dtype:
+        raise DtypeError(
+            f"{name} is {tensor.dtype} but {first} is {reference.dtype}; "
+            f"bring them to one dtype, for example {name}.to({first}.dtype)."
+        )
+    if tensor.device != reference.device:
+        raise DeviceError(
+            f"{name} is on {tensor.device} but {first} is on {reference.device}; "
+            f"bring them to one device, for example {name}.to({first}.device)."
+        )
 
 
-def require_finite(name: str, tensor: Tensor) -> None:
-    """Check that no entry is NaN or infinite.
+def require_finite(name: str, tensor: Tensor, *, infinite: bool = False) -> None:
+    """Check that no entry is NaN, nor infinite unless ``infinite`` allows it.
 
     Raises:
         NonFiniteInputError: one is; the message names the first and counts them.
     """
-    bad = ~torch.isfinite(tensor)
+    bad = torch.isnan(tensor) if infinite else ~torch.isfinite(tensor)
     if not bool(bad.any()):
         return
     where = torch.nonzero(bad)[0].tolist()
@@ -74,18 +72,19 @@ def require_finite(name: str, tensor: Tensor) -> None:
     )
 
 
-def require_nonnegative(name: str, tensor: Tensor) -> None:
-    """Check that no entry is negative.
+def require_sign(name: str, tensor: Tensor, *, strict: bool = False) -> None:
+    """Check that no entry is negative, nor zero when ``strict``.
 
     Raises:
         ParameterRangeError: one is; the message names the first.
     """
-    bad = tensor < 0
+    bad = tensor <= 0 if strict else tensor < 0
     if not bool(bad.any()):
         return
     where = torch.nonzero(bad)[0].tolist()
     raise ParameterRangeError(
-        f"{name}{_index(tensor, where)} is {float(tensor[tuple(where)])}, but {name} must be >= 0."
+        f"{name}{_index(tensor, where)} is {float(tensor[tuple(where)])}, but {name} must be "
+        f"{'> 0' if strict else '>= 0'}."
     )
 
 

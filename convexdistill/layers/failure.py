@@ -11,7 +11,14 @@ import warnings
 import torch
 from torch import Tensor
 
-from convexdistill.errors import NotConvergedError, NumericalWarning, SingularSystemError
+from convexdistill.errors import (
+    InfeasibleError,
+    NotConvergedError,
+    NumericalWarning,
+    SingularSystemError,
+    SolveError,
+    UnboundedError,
+)
 from convexdistill.layers.solution import SolveInfo
 from convexdistill.layers.status import Status
 
@@ -20,16 +27,26 @@ POLICIES = ("raise", "warn", "nan")
 # The accuracy an answer promises, of any backend: relative optimality residual at most this.
 ACCEPT_BELOW = 1e-8
 
+ERRORS: dict[Status, type[SolveError]] = {
+    Status.SINGULAR: SingularSystemError,
+    Status.INFEASIBLE: InfeasibleError,
+    Status.UNBOUNDED: UnboundedError,
+}
 
-def judge(residual: Tensor, singular: Tensor | None, nonfinite: Tensor, invalid: Tensor) -> Tensor:
+
+def judge(
+    residual: Tensor, reported: Tensor | None, nonfinite: Tensor | None = None, invalid: Tensor | None = None
+) -> Tensor:
     """(*B,) int8 of :class:`Status`; the cause nearest to the user's input wins."""
-    status = torch.full_like(residual, int(Status.OPTIMAL), dtype=torch.int8)
-    accurate = residual <= ACCEPT_BELOW  # false for NaN
-    status = torch.where(accurate, status, int(Status.INACCURATE))
-    if singular is not None:
-        status = torch.where(singular, int(Status.SINGULAR), status)
-    status = torch.where(invalid, int(Status.INVALID_INPUT), status)
-    return torch.where(nonfinite, int(Status.NONFINITE_INPUT), status).to(torch.int8)
+    # `<=` is false for NaN, so an answer that is none counts as inaccurate.
+    status = (residual <= ACCEPT_BELOW).logical_not().to(torch.int8)  # Status.OPTIMAL is 0, INACCURATE is 1
+    if reported is not None:
+        status = torch.where(reported != 0, reported, status)
+    if invalid is not None:
+        status = status.masked_fill(invalid, int(Status.INVALID_INPUT))
+    if nonfinite is not None:
+        status = status.masked_fill(nonfinite, int(Status.NONFINITE_INPUT))
+    return status
 
 
 def enforce(info: SolveInfo, on_failure: str) -> None:
@@ -37,25 +54,24 @@ def enforce(info: SolveInfo, on_failure: str) -> None:
 
     Raises:
         SingularSystemError: an element's system is singular, and ``on_failure="raise"``.
+        InfeasibleError: no point meets an element's constraints, and ``on_failure="raise"``.
+        UnboundedError: an element has no minimum, and ``on_failure="raise"``.
         NotConvergedError: an element's answer is not accurate, and ``on_failure="raise"``.
     """
-    if on_failure == "nan":
+    if on_failure == "nan" or not bool(info.status.any()):
         return
     failed = torch.nonzero(info.status.reshape(-1)).reshape(-1).tolist()
-    if not failed:
-        return
     codes = info.status.reshape(-1)[failed].tolist()
-    status = Status(max(codes, key=lambda code: (code == int(Status.SINGULAR), code)))
+    status = Status(max(codes, key=lambda code: (code in ERRORS, code)))
     message = (
         f"backend={info.backend!r} ({info.form}, {info.method}) failed for batch elements "
         f"{_some(failed)} of {info.status.numel()}, worst relative optimality residual "
         f"{float(info.residual.nan_to_num(nan=float('inf')).max()):.1e}. {status.message}"
     )
     if on_failure == "warn":
-        warnings.warn(message, NumericalWarning, stacklevel=3)
+        warnings.warn(message, NumericalWarning, stacklevel=5)
         return
-    kind = SingularSystemError if status is Status.SINGULAR else NotConvergedError
-    raise kind(message, info=info, batch_indices=tuple(failed))
+    raise ERRORS.get(status, NotConvergedError)(message, info=info, batch_indices=tuple(failed))
 
 
 def _some(indices: list[int]) -> str:

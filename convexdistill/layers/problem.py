@@ -20,11 +20,22 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> torch.Size:
     return common
 
 
+TINY = torch.finfo(torch.float64).tiny
+
+
 class Problem(Protocol):
     """What every problem can do: measure how far an answer is from optimal."""
 
-    def residual(self, weight: Tensor) -> Tensor:
-        """(*B,) relative optimality residual of ``weight``, without gradient."""
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The common leading dimensions *B."""
+        ...
+
+    def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
+        """(*B,) relative optimality residual of ``answer``, without gradient.
+
+        ``dual`` is the solver's certificate, for problems whose optimality cannot be seen without one.
+        """
         ...
 
 
@@ -65,7 +76,7 @@ class RidgeProblem:
         root = self.weights.sqrt().unsqueeze(-1)
         return RidgeProblem(root * self.features, root * self.labels, self.lam)
 
-    def residual(self, weight: Tensor) -> Tensor:
+    def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
         """``‖Xᵀ(XW − Y) + λW‖ / (‖X‖ ‖Y‖)``, (*B,), in Frobenius norms, rows scaled by √s.
 
         Half the gradient of the objective over the size it has at W = 0 (by Cauchy–Schwarz), so 0 is
@@ -74,9 +85,8 @@ class RidgeProblem:
         """
         with torch.no_grad():
             plain = self.plain()
-            X, Y, W = plain.features.detach(), plain.labels.detach(), weight.detach()
-            gradient = X.mT @ (X @ W - Y) + self.lam.detach().unsqueeze(-2) * W
+            X, Y, W = plain.features.detach(), plain.labels.detach(), answer.detach()
+            gradient = torch.matmul(X.mT, X @ W - Y) + self.lam.detach().unsqueeze(-2) * W
             scale = torch.linalg.matrix_norm(X) * torch.linalg.matrix_norm(Y)
-            tiny = torch.finfo(scale.dtype).tiny
-            relative: Tensor = torch.linalg.matrix_norm(gradient) / scale.clamp_min(tiny)
-            return relative.expand(self.batch_shape)
+            relative: Tensor = torch.linalg.matrix_norm(gradient) / scale.clamp_min(TINY)
+            return relative

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from numbers import Real
-
 import torch
 from torch import Tensor
 
-from convexdistill.errors import DtypeError, ParameterRangeError, ShapeError
-from convexdistill.layers import checks, failure
-from convexdistill.layers.backends import select
-from convexdistill.layers.backends.base import SolveOptions, inside_transform, pick
+from convexdistill.errors import ShapeError
+from convexdistill.layers import arguments as args
+from convexdistill.layers import pipeline
+from convexdistill.layers.arguments import Argument, Rule, Values
+from convexdistill.layers.backends.base import pick
 from convexdistill.layers.problem import RidgeProblem
-from convexdistill.layers.reduction import INTERCEPTS, reduce
-from convexdistill.layers.solution import LinearFit, SolveInfo
-
-FORMS = ("auto", "primal", "dual")
+from convexdistill.layers.reduction import INTERCEPTS, Recover, reduce
+from convexdistill.layers.solution import LinearFit
 
 
 def ridge(
@@ -25,6 +22,8 @@ def ridge(
     *,
     sample_weight: Tensor | None = None,
     intercept: str = "none",
+    prior: Tensor | None = None,
+    penalty: Tensor | None = None,
     backend: str = "auto",
     form: str = "auto",
     method: str = "auto",
@@ -50,6 +49,9 @@ def ridge(
             right in the torch backend's primal form (which ``form="auto"`` then takes), NaN elsewhere.
         intercept: ``"none"``; ``"free"``, unpenalised as in scikit-learn; or ``"penalized"``, the weight of
             a column of ones as in the paper.
+        prior: W₀, (*B, d, C): the penalty becomes ``Σ_c λ_c ‖W_c − W₀_c‖²``. Default: 0.
+        penalty: p > 0, (*B, d), one factor a feature: the penalty becomes ``Σ_jc λ_c p_j W_jc²`` (with a prior:
+            of the distance to it). A penalized intercept keeps the factor 1. Default: 1.
         backend: ``"auto"`` (the closed form), ``"torch"``, ``"cvxpylayers"``, or a registered name.
         form: ``"primal"`` solves a d×d system, ``"dual"`` n×n, ``"auto"`` the smaller.
         method: ``"auto"``, or one the backend knows; torch knows ``"cholesky"``, ``"qr"``, ``"svd"``, and
@@ -68,7 +70,7 @@ def ridge(
         DeviceError: tensors are on different devices.
         ShapeError: shapes do not fit together.
         NonFiniteInputError: a value is NaN or infinite.
-        ParameterRangeError: ``lam`` or a sample weight is negative.
+        ParameterRangeError: ``lam`` or a sample weight is negative, or a penalty is not positive.
         UnknownNameError: ``intercept``, ``backend``, ``form``, ``method`` or ``on_failure`` is no known
             word.
         SingularSystemError: the answer is not unique (``lam=0`` and dependent features).
@@ -88,130 +90,79 @@ def ridge(
         tensor([[ 0.3750, -0.1250,  0.2500]])
     """
     pick("intercept", intercept, INTERCEPTS)
-    pick("form", form, FORMS)
-    pick("on_failure", on_failure, failure.POLICIES)
-    solver = select(backend, RidgeProblem)
-    X, Y, lam, weights, vector_labels = _standardise(features, labels, lam, sample_weight)
-    hidden = inside_transform()
-    if hidden:
-        on_failure = "nan"
-    if on_failure == "nan":
-        X, Y, lam, weights, nonfinite, invalid = _sanitise(X, Y, lam, weights, intercept)
-    else:
-        _check_values(features, labels, lam, weights, intercept)
-        nonfinite = invalid = torch.zeros((), dtype=torch.bool, device=X.device)
-    problem, recover = reduce(X, Y, lam, weights, intercept)
-    options = SolveOptions(form, method, on_failure, data_dependent=not hidden)
-    solved = solver.solvers[RidgeProblem](problem, options)
+    vector_labels, arguments = ridge_arguments(features, labels, lam, sample_weight, prior, penalty)
 
-    residual = problem.residual(solved.weight)
-    batch = residual.shape
-    status = failure.judge(residual, solved.singular, nonfinite.expand(batch), invalid.expand(batch))
-    info = SolveInfo(solver.name, solved.form, solved.method, status, residual, solved.condition)
-    failure.enforce(info, on_failure)
+    def build(v: Values) -> tuple[RidgeProblem, Recover]:
+        X, Y, lam = v["features"], v["labels"], v["lam"]
+        assert X is not None
+        assert Y is not None
+        assert lam is not None
+        return reduce(X, Y, lam, v["sample_weight"], intercept, v["prior"], v["penalty"])
 
-    weight, bias = recover(solved.weight)
-    if on_failure == "nan":
-        failed = (status != 0)[..., None]
-        weight = weight.masked_fill(failed[..., None], float("nan"))
-        bias = None if bias is None else bias.masked_fill(failed, float("nan"))
-    if vector_labels:
-        weight, bias = weight.squeeze(-1), None if bias is None else bias.squeeze(-1)
-    dtype = features.dtype
-    return LinearFit(weight.to(dtype), None if bias is None else bias.to(dtype), info, vector_labels)
+    return pipeline.run(
+        RidgeProblem,
+        arguments,
+        build,
+        backend=backend,
+        form=form,
+        method=method,
+        on_failure=on_failure,
+        vector_labels=vector_labels,
+        rules=intercept_rules(sample_weight, intercept),
+    )
 
 
-def _standardise(
-    features: Tensor, labels: Tensor, lam: float | Tensor, sample_weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool]:
-    """Check types and shapes; return X (*B,n,d), Y (*B,n,C), λ (*B,1 or C), s (*B,n) in float64."""
-    X = checks.require_tensor("features", features)
-    Y = checks.require_tensor("labels", labels)
-    s = None if sample_weight is None else checks.require_tensor("sample_weight", sample_weight)
-    if isinstance(lam, Tensor):
-        checks.require_same_kind(features=X, labels=Y, sample_weight=s, lam=checks.require_tensor("lam", lam))
-    elif isinstance(lam, bool) or not isinstance(lam, Real):
-        raise DtypeError(f"lam must be a number or a torch.Tensor, got {type(lam).__qualname__}.")
-    else:
-        checks.require_same_kind(features=X, labels=Y, sample_weight=s)
-        lam = torch.tensor(float(lam), dtype=torch.float64, device=X.device)
+def ridge_arguments(
+    features: Tensor,
+    labels: Tensor,
+    lam: float | Tensor,
+    sample_weight: Tensor | None,
+    prior: Tensor | None,
+    penalty: Tensor | None,
+) -> tuple[bool, list[Argument]]:
+    """Check the shapes of what every ridge layer takes; return whether labels are vectors, and the arguments.
 
-    if X.ndim < 2:
-        raise ShapeError(f"features must have shape (*B, n, d), got {tuple(X.shape)}.")
-    if vector_labels := Y.ndim == X.ndim - 1:
-        Y = Y.unsqueeze(-1)
-    if Y.ndim < 2 or Y.shape[-2] != X.shape[-2]:
-        hint = (
-            " Labels with one dimension less than features are read as vectors (*B, n); "
-            "to share one matrix (n, C) over the batch, pass labels.unsqueeze(0)."
-            if vector_labels and X.ndim > 2
-            else ""
-        )
-        raise ShapeError(
-            f"labels has shape {tuple(labels.shape)} and features {tuple(X.shape)}; labels must be "
-            f"(*B, n, C) or (*B, n) with n = {X.shape[-2]}, the number of examples in features.{hint}"
-        )
-    for name, size in (("examples", X.shape[-2]), ("features", X.shape[-1])):
-        if size == 0:
-            raise ShapeError(f"features has shape {tuple(X.shape)}: there are no {name} to fit.")
-    if Y.shape[-1] == 0:
-        raise ShapeError(f"labels has shape {tuple(labels.shape)}: there are no columns to fit.")
-    if s is not None and (s.ndim < 1 or s.shape[-1] != X.shape[-2]):
-        raise ShapeError(
-            f"sample_weight has shape {tuple(s.shape)}; it must be (*B, n) with n = {X.shape[-2]}, "
-            "the number of examples in features."
-        )
-    lam = lam.reshape(1) if lam.ndim == 0 else lam
-    if lam.shape[-1] not in (1, Y.shape[-1]):
-        raise ShapeError(
-            f"lam has shape {tuple(lam.shape)}; its last dimension counts columns of the labels, so it "
-            f"must be 1 or C = {Y.shape[-1]}; for one value a batch element pass lam.unsqueeze(-1)."
-        )
-    named = [
-        ("features", X.shape[:-2]),
-        ("labels", Y.shape[:-2]),
-        ("lam", lam.shape[:-1]),
-        ("sample_weight", torch.Size() if s is None else s.shape[:-1]),
-    ]
-    checks.require_broadcast(*named)
-    double = torch.float64
-    return X.to(double), Y.to(double), lam.to(double), None if s is None else s.to(double), vector_labels
-
-
-def _check_values(features: Tensor, labels: Tensor, lam: Tensor, weights: Tensor | None, intercept: str) -> None:
-    """Raise on NaN, infinity and negative numbers; waits for the device."""
-    checks.require_finite("features", features)
-    checks.require_finite("labels", labels)
-    checks.require_finite("lam", lam)
-    checks.require_nonnegative("lam", lam)
-    if weights is not None:
-        checks.require_finite("sample_weight", weights)
-        checks.require_nonnegative("sample_weight", weights)
-        if intercept == "free" and bool((weights.sum(-1) == 0).any()):
-            raise ParameterRangeError(
-                'sample_weight sums to 0, which leaves the intercept of intercept="free" undetermined; '
-                "give at least one example a positive weight."
-            )
-
-
-def _sanitise(
-    X: Tensor, Y: Tensor, lam: Tensor, weights: Tensor | None, intercept: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor]:
-    """Replace what has no meaning by what has, and say where: backends never see NaN.
-
-    Returns the inputs, then (*B,) masks of elements with non-finite and with invalid values.
+    Raises:
+        DtypeError: features or labels are no floating-point tensors.
+        ShapeError: shapes do not fit together.
     """
-    bad_X, bad_Y, bad_lam = ~X.isfinite(), ~Y.isfinite(), ~lam.isfinite()
-    nonfinite = bad_X.any(-1).any(-1) | bad_Y.any(-1).any(-1) | bad_lam.any(-1)
-    invalid = (lam < 0).any(-1)
-    X, Y = X.masked_fill(bad_X, 0.0), Y.masked_fill(bad_Y, 0.0)
-    lam = lam.masked_fill(bad_lam | (lam < 0), 1.0)
-    if weights is not None:
-        bad = ~weights.isfinite()
-        nonfinite, invalid = nonfinite | bad.any(-1), invalid | (weights < 0).any(-1)
-        weights = weights.masked_fill(bad | (weights < 0), 1.0)
-        if intercept == "free":
-            empty = weights.sum(-1) == 0
-            invalid = invalid | empty
-            weights = weights.masked_fill(empty.unsqueeze(-1), 1.0)
-    return X, Y, lam, weights, nonfinite, invalid
+    vector_labels = args.examples(features, labels)
+    n, d = features.shape[-2:]
+    C = 1 if vector_labels else labels.shape[-1]
+    args.require_length("sample_weight", sample_weight, n)
+    args.require_columns("lam", lam, C)
+    if isinstance(prior, Tensor):
+        prior = prior.unsqueeze(-1) if vector_labels and prior.ndim == features.ndim - 1 else prior
+        if prior.shape[-2:] != (d, C):
+            raise ShapeError(
+                f"prior has shape {tuple(prior.shape)}; it must be (*B, d, C) = (*B, {d}, {C}) like the weight."
+            )
+    if isinstance(penalty, Tensor) and (penalty.ndim < 1 or penalty.shape[-1] != d):
+        raise ShapeError(
+            f"penalty has shape {tuple(penalty.shape)}; it must be (*B, d) with d = {d}, one number a feature."
+        )
+    return vector_labels, [
+        Argument("features", features, 2),
+        Argument("labels", labels, 2),
+        Argument("lam", lam, 1, "nonnegative"),
+        Argument("sample_weight", sample_weight, 1, "nonnegative"),
+        Argument("prior", prior, 2),
+        Argument("penalty", penalty, 1, "positive"),
+    ]
+
+
+def intercept_rules(sample_weight: Tensor | None, intercept: str) -> list[Rule]:
+    """A free intercept is a weighted mean, so it needs a weight that is not zero."""
+    if sample_weight is None or intercept != "free":
+        return []
+    message = (
+        'sample_weight sums to 0, which leaves the intercept of intercept="free" undetermined; '
+        "give at least one example a positive weight."
+    )
+    return [Rule(_weightless, message, "sample_weight", 1.0)]
+
+
+def _weightless(values: Values) -> Tensor:
+    weights = values["sample_weight"]
+    assert weights is not None
+    return torch.eq(weights.sum(-1), 0)

@@ -28,9 +28,10 @@ class SolveInfo:
         status: (*B,) int8, a :class:`Status` per batch element.
         residual: (*B,) float64, the relative optimality residual, see
             :meth:`convexdistill.layers.problem.RidgeProblem.residual`.
-        condition: (*B,) float64 condition number of the system that was solved, exact for ``"svd"`` and
-            an estimate for other methods (within about the size of the system), or None where
-            the backend does not know it.
+        condition: (*B,) float64 condition number of the system that was solved, or None where the backend
+            does not know it. Exact for ``"svd"``; for ``"cholesky"`` the bound (‖X‖² + λ)/λ where that is
+            below 1e10; else an estimate (within about the size of the system).
+        steps: (*B,) or () number of iterations, or None for a direct solver.
     """
 
     backend: str
@@ -39,6 +40,7 @@ class SolveInfo:
     status: Tensor
     residual: Tensor
     condition: Tensor | None = None
+    steps: Tensor | None = None
 
     @property
     def ok(self) -> Tensor:
@@ -96,13 +98,18 @@ class LinearFit:
 
 def _flatten_info(info: SolveInfo) -> tuple[list[Any], Any]:
     # None would count as a leaf, and transforms take tensors only.
-    tensors = [info.status, info.residual]
-    tensors += [] if info.condition is None else [info.condition]
-    return tensors, (info.backend, info.form, info.method)
+    optional = [info.condition, info.steps]
+    tensors = [info.status, info.residual, *(t for t in optional if t is not None)]
+    return tensors, (info.backend, info.form, info.method, *(t is not None for t in optional))
 
 
 def _unflatten_info(values: Any, words: Any) -> SolveInfo:
-    return SolveInfo(*words, *values)
+    backend, form, method, has_condition, has_steps = words
+    status, residual, *rest = values
+    optional = iter(rest)
+    condition = next(optional) if has_condition else None
+    steps = next(optional) if has_steps else None
+    return SolveInfo(backend, form, method, status, residual, condition, steps)
 
 
 def _flatten_fit(fit: LinearFit) -> tuple[list[Any], Any]:

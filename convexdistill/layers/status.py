@@ -19,6 +19,9 @@ class Status(IntEnum):
     SINGULAR = 2
     NONFINITE_INPUT = 3
     INVALID_INPUT = 4
+    MAX_STEPS = 5
+    INFEASIBLE = 6
+    UNBOUNDED = 7
 
     @property
     def message(self) -> str:
@@ -38,7 +41,13 @@ _MESSAGES = {
     ),
     Status.NONFINITE_INPUT: ("An input holds NaN or infinity, so there is no answer; look upstream of the layer."),
     Status.INVALID_INPUT: (
-        "lam or sample_weight is negative, or all sample weights are zero where an intercept "
-        "is to be fitted, so the problem has no meaning."
+        "An argument has the wrong sign (lam or sample_weight is negative, say), or all sample weights are zero "
+        "where an intercept is to be fitted, so the problem has no meaning."
     ),
+    Status.MAX_STEPS: (
+        "The solver used up its steps before it reached its tolerance; "
+        "give it more, scale the inputs, or raise lam."
+    ),
+    Status.INFEASIBLE: "No point meets all constraints at once; loosen one of them.",
+    Status.UNBOUNDED: "The objective has no minimum: it falls without end; raise lam, or add a constraint.",
 }

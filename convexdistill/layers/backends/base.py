@@ -42,21 +42,44 @@ class Solved:
     """A backend's answer: differentiable, and with the record of what really ran.
 
     Attributes:
-        weight: (*B, d, C) float64, on the device of the problem.
+        answer: the problem's unknown, (*B, d, C) for ridge; float64, on the device of the problem.
         form: what ran, ``"primal"`` or ``"dual"``.
         method: what ran, after any escalation.
         condition: (*B,) estimate of the condition number, or None.
-        singular: (*B,) bool, where the system is singular to working precision, or None.
+        reported: (*B,) int8, the :class:`~convexdistill.layers.Status` of elements that the solver itself
+            knows to have failed (singular, infeasible, …) and 0 elsewhere; None when there is none.
+        dual: the certificate that ``problem.residual`` needs beside the answer, or None.
+        residual: (*B,) ``problem.residual(answer, dual)``, where the solver had to work it out anyway.
+        steps: (*B,) or () number of iterations, or None for a direct solver.
     """
 
-    weight: Tensor
+    answer: Tensor
     form: str
     method: str
     condition: Tensor | None = None
-    singular: Tensor | None = None
+    reported: Tensor | None = None
+    dual: Tensor | None = None
+    residual: Tensor | None = None
+    steps: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a solver would run, and why: the answer of ``layers.explain``.
+
+    Attributes:
+        form: ``"primal"``, ``"dual"``, or what the backend calls its own.
+        methods: the methods in the order in which they are tried.
+        why: one clause that gives the reason.
+    """
+
+    form: str
+    methods: tuple[str, ...]
+    why: str
 
 
 Solver = Callable[[Any, SolveOptions], Solved]
+Planner = Callable[[Any, SolveOptions], Plan]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +89,9 @@ class Backend:
     Attributes:
         name: the word for ``backend=``.
         solvers: class of problem -> function ``(problem, options) -> Solved``.
+        plans: class of problem -> function ``(problem, options) -> Plan``, for ``explain``; optional.
         summary: one sentence for ``backends()``.
+        devices: kinds of device that its solves run on; inputs elsewhere are copied there and back.
         double_backward: whether gradients of gradients are right. A backend that says no must raise
             :class:`~convexdistill.errors.UnsupportedError` there, never drop a term.
         transforms: whether it runs under ``torch.func.vmap``, ``jacrev`` and ``torch.compile``.
@@ -77,7 +102,9 @@ class Backend:
 
     name: str
     solvers: Mapping[type, Solver] = field(default_factory=dict)
+    plans: Mapping[type, Planner] = field(default_factory=dict)
     summary: str = ""
+    devices: tuple[str, ...] = ("cpu",)
     double_backward: bool = False
     transforms: bool = False
     priority: int = 0
@@ -97,8 +124,15 @@ def pick(argument: str, value: str, known: tuple[str, ...], owner: str = "") -> 
     return value
 
 
-def inside_transform() -> bool:
-    """Whether a ``torch.func`` transform or ``torch.compile`` is running, where values are hidden."""
+def inside_transform(*tensors: Tensor) -> bool:
+    """Whether a ``torch.func`` transform or ``torch.compile`` is running, where values are hidden.
+
+    Args:
+        tensors: cotangents to look at: those of ``torch.autograd.grad(..., is_grads_batched=True)`` hide their
+            values without any transform that could be seen.
+    """
     if torch.compiler.is_compiling():
+        return True
+    if any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors):
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None

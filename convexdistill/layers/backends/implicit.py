@@ -15,7 +15,8 @@ U is again a solution of the same kind (with E = 0, B = V̄), so the backward pa
 itself and every higher derivative follows. With M = N = X and E = Y these are the formulas of the ridge
 layer: ∂L/∂Y = XU, ∂L/∂X = N̄ + M̄ = (Y − XW)Uᵀ − XU Wᵀ, ∂L/∂λ = −⟨U, W⟩. Nothing is differentiated
 through a factorisation, so repeated singular values are harmless and one factor serves all orders; nor
-through √s, so weights of zero have their gradient.
+through √s, so weights of zero have their gradient. The solves of the backward pass are checked by their
+residual like those of the forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexdistill.layers.backends.base import inside_transform
 from convexdistill.layers.backends.factors import Factor, apply
+from convexdistill.layers.backends.functions import differentiable
+from convexdistill.layers.backends.gradients import checked
 
 CORRECTIONS = 2
 
@@ -38,6 +42,7 @@ def solve(
     lam: Tensor,
     method: str,
     factor: Factor,
+    on_failure: str = "raise",
 ) -> Tensor:
     """V = (NᵀM + λI)⁻¹(NᵀE + B), differentiable in M, N, E, B and λ.
 
@@ -49,10 +54,10 @@ def solve(
         lam: (*B,).
         method: which factorisation ``factor`` is.
         factor: its tensors, without gradient, with leading dimensions *B.
+        on_failure: what becomes of a gradient that is not accurate.
     """
-    # torch.compile refuses Functions that define a jvp, so it gets the one without.
-    function = _Solve if torch.compiler.is_compiling() else _SolveWithJvp
-    answer: Tensor = function.apply(M, N, E, B, lam, method, *factor)
+    inputs = (M, N, E, B, lam, method, on_failure, *factor)
+    answer: Tensor = differentiable(_Solve, _SolveWithJvp, *inputs)
     return answer
 
 
@@ -67,37 +72,47 @@ class _Solve(torch.autograd.Function):
         B: Tensor | None,
         lam: Tensor,
         method: str,
+        on_failure: str,
         *factor: Tensor,
     ) -> Tensor:
         rows = (M if N is None else N).mT
-        right = torch.zeros((), dtype=M.dtype, device=M.device) if B is None else B
-        V = apply(method, factor, right if E is None else right + rows @ E)
+        if E is None:
+            right = torch.zeros((), dtype=M.dtype, device=M.device) if B is None else B
+        else:
+            right = rows @ E if B is None else rows @ E + B
+        V = apply(method, factor, right)
         # R⁻¹R⁻ᵀ(NᵀE) squares the condition number like the normal equations do; one or two corrections by
         # a remainder that is formed from M itself bring back the accuracy of QR (Björck 1987, "CSNE").
         for _ in range(0 if method == "cholesky" else CORRECTIONS):
-            remainder = right - lam[..., None, None] * V + rows @ _minus(E, M @ V)
-            V = V + apply(method, factor, remainder)
+            remainder = rows @ _minus(E, M @ V) - lam[..., None, None] * V
+            V = V + apply(method, factor, remainder if B is None else remainder + B)
         return V
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        M, N, E, B, lam, method, *factor = inputs
-        ctx.method = method
+        M, N, E, B, lam, method, on_failure, *factor = inputs
+        ctx.method, ctx.on_failure = method, on_failure
         ctx.save_for_backward(M, N, E, B, lam, output, *factor)
 
     @staticmethod
     def backward(ctx: Any, V_bar: Tensor) -> Any:
         M, N, E, _, lam, V, *factor = ctx.saved_tensors
         need_M, need_N, need_E, need_B, need_lam = ctx.needs_input_grad[:5]
-        U = solve(M, N, None, V_bar, lam, ctx.method, tuple(factor))
-        NU = (M if N is None else N) @ U if need_M or need_E else None
+        U = solve(M, N, None, V_bar, lam, ctx.method, tuple(factor), ctx.on_failure)
+        rows = M if N is None else N
+        NU = rows @ U if N is None or need_M or need_E else None
+        if not inside_transform(V_bar):
+            MU = NU if N is None else M @ U
+            with torch.no_grad():
+                remainder = rows.mT @ MU + lam[..., None, None] * U - V_bar
+            U = checked(U, remainder, V_bar, lambda: _size(M, rows, lam), ctx.on_failure)
         N_bar = _minus(E, M @ V) @ U.mT if need_N or (need_M and N is None) else None
         M_bar = -NU @ V.mT if NU is not None and need_M else None
         if N is None and M_bar is not None:
             M_bar, N_bar = M_bar + N_bar, None
         lam_bar = -(U * V).sum((-2, -1)) if need_lam else None
         grads = (M_bar, N_bar, NU if need_E else None, U if need_B else None, lam_bar)
-        return *grads, None, *(None for _ in factor)
+        return *grads, None, None, *(None for _ in factor)
 
 
 class _SolveWithJvp(_Solve):
@@ -106,7 +121,7 @@ class _SolveWithJvp(_Solve):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         _Solve.setup_context(ctx, inputs, output)
-        M, N, E, B, lam, _, *factor = inputs
+        M, N, E, B, lam, _, _, *factor = inputs
         ctx.save_for_forward(M, N, E, B, lam, output, *factor)
 
     @staticmethod
@@ -125,7 +140,13 @@ class _SolveWithJvp(_Solve):
             right = right + dB
         if dlam is not None:
             right = right - dlam[..., None, None] * V
-        return solve(M, N, None, right, lam, ctx.method, tuple(factor))
+        return solve(M, N, None, right, lam, ctx.method, tuple(factor), ctx.on_failure)
+
+
+def _size(M: Tensor, N: Tensor, lam: Tensor) -> Tensor:
+    """A bound of ‖NᵀM + λI‖."""
+    bound: Tensor = torch.linalg.matrix_norm(M) * torch.linalg.matrix_norm(N) + lam
+    return bound
 
 
 def _minus(E: Tensor | None, MV: Tensor) -> Tensor:

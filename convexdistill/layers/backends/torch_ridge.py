@@ -6,13 +6,16 @@ form makes it n×n, which pays when there are fewer examples than features.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from convexdistill.layers.backends.base import Solved, SolveOptions, pick
-from convexdistill.layers.backends.factors import FACTORS
+from convexdistill.layers.backends.base import Plan, Solved, SolveOptions, pick
+from convexdistill.layers.backends.factors import FACTORS, Factor, quick_cholesky
 from convexdistill.layers.backends.implicit import solve
 from convexdistill.layers.problem import RidgeProblem, broadcast_shapes
+from convexdistill.layers.status import Status
 
 # Cholesky answers of well-conditioned float64 problems lie near 1e-16; above this the next method runs.
 # The residual cannot see errors along directions that hardly move it, so a bad condition is enough as well:
@@ -22,24 +25,40 @@ ESCALATE_ABOVE = 1e-12
 METHODS = ("auto", *FACTORS)
 
 
-def solve_ridge(problem: RidgeProblem, options: SolveOptions) -> Solved:
-    """Solve a ridge problem; ``method="auto"`` escalates until the residual is small.
+def plan_ridge(problem: RidgeProblem, options: SolveOptions) -> Plan:
+    """What :func:`solve_ridge` would run, and why.
 
     The form is ``options.form``, or primal when d ≤ n and dual when n < d: the smaller system, worth up
-    to 40 times. Of the methods that ran, the one with the smallest worst residual is returned.
+    to 40 times.
     """
     pick("method", options.method, METHODS, 'with backend="torch"')
     n, d = problem.features.shape[-2:]
-    form = options.form
+    form, why = options.form, f"form={options.form!r} was asked for"
     if form == "auto":
-        form = "primal" if d <= n or _needs_weight_gradient_at_zero(problem, options) else "dual"
-    if options.method != "auto" or not options.data_dependent:
-        method = "cholesky" if options.method == "auto" else options.method
-        return _solve_once(problem, form, method)
+        form = "primal" if d <= n else "dual"
+        why = f"n={n} {'>=' if d <= n else '<'} d={d}, so a {min(n, d)}×{min(n, d)} system"
+        if form == "dual" and _needs_weight_gradient_at_zero(problem, options):
+            form, why = "primal", "a sample weight of 0 needs a gradient, which only the primal form has"
+    if options.method != "auto":
+        return Plan(form, (options.method,), f"{why}; method={options.method!r} was asked for")
+    if not options.data_dependent:
+        return Plan(form, ("cholesky",), f"{why}; values are hidden under transforms, so no escalation")
+    return Plan(form, tuple(FACTORS), f"{why}; the next method runs only where the last was not accurate")
+
+
+def solve_ridge(problem: RidgeProblem, options: SolveOptions) -> Solved:
+    """Solve a ridge problem; ``method="auto"`` escalates until the residual is small.
+
+    Of the methods that ran, the one with the smallest worst residual is returned.
+    """
+    plan = plan_ridge(problem, options)
+    system = _layout(problem, plan.form)
     best, best_score = None, float("inf")
-    for method in FACTORS:
-        solved = _solve_once(problem, form, method)
-        score = _score(problem, solved)
+    for method in plan.methods:
+        solved = _solve_once(problem, system, plan.form, method, options)
+        if len(plan.methods) == 1:
+            return solved
+        score = _score(solved)
         if score <= ESCALATE_ABOVE and (method != "cholesky" or _well_conditioned(solved)):
             return solved
         if best is None or score <= best_score:
@@ -60,63 +79,99 @@ def _needs_weight_gradient_at_zero(problem: RidgeProblem, options: SolveOptions)
     return s is not None and s.requires_grad and options.data_dependent and bool((s == 0).any())
 
 
-def _score(problem: RidgeProblem, solved: Solved) -> float:
+def _score(solved: Solved) -> float:
     """Worst residual of the batch; infinite where a factorisation failed."""
-    residual = problem.residual(solved.weight)
+    residual = solved.residual
+    assert residual is not None
     if residual.numel() == 0:
         return 0.0
-    if solved.singular is not None:
-        residual = residual.masked_fill(solved.singular.expand_as(residual), float("inf"))
-    return float(residual.nan_to_num(nan=float("inf")).max())
+    if solved.reported is not None:
+        residual = residual.masked_fill(solved.reported != 0, float("inf"))
+    worst = float(residual.max())
+    return worst if worst == worst else float("inf")
 
 
-def _solve_once(problem: RidgeProblem, form: str, method: str) -> Solved:
-    """Solve with one form and one method, no questions asked."""
+class System(NamedTuple):
+    """The linear systems of a ridge problem, laid out so that each is factored once.
+
+    Attributes:
+        M: X for the primal form and Xᵀ for the dual, (*S, r, k).
+        s: weights that are not in M already, (*S, r), or None.
+        Y: right-hand sides, (*S, ·, c).
+        lam: (*S,).
+        per_column: whether the last dimension of *S counts columns, which had a λ each.
+        shared: the shape of the batch that became columns of Y because it shares one system, or None.
+        batch_shape: the batch shape of the problem.
+    """
+
+    M: Tensor
+    s: Tensor | None
+    Y: Tensor
+    lam: Tensor
+    per_column: bool = False
+    shared: torch.Size | None = None
+    batch_shape: torch.Size = torch.Size()
+
+
+def _layout(problem: RidgeProblem, form: str) -> System:
+    """Lay out the systems of one form."""
     if form == "dual":  # K = √s XXᵀ √s + λI is symmetric only when the rows are scaled on both sides
         problem = problem.plain()
     X, Y, lam, s = problem.features, problem.labels, problem.lam, problem.weights
-    if lam.shape[-1] > 1:  # a system for every column: columns become batch elements
-        columns = RidgeProblem(
-            X.unsqueeze(-3),
-            Y.mT.unsqueeze(-1),
-            lam.unsqueeze(-1),
-            None if s is None else s.unsqueeze(-2),
-        )
-        return _gather_columns(_solve_once(columns, form, method))
-    lam, batch_shape, columns_shape = lam.squeeze(-1), problem.batch_shape, None
-    system_shape = broadcast_shapes(X.shape[:-2], lam.shape, () if s is None else s.shape[:-1])
-    if system_shape.numel() == 1 and len(batch_shape) > 0:
-        # One system, many label sets: they become columns, and one factorisation serves all.
-        X, lam = X.reshape(X.shape[-2:]), lam.reshape(())
-        s = None if s is None else s.reshape(-1)
-        Y = Y.expand(*batch_shape, *Y.shape[-2:]).movedim(-2, 0)
-        columns_shape = Y.shape[1:]
-        Y = Y.reshape(Y.shape[0], columns_shape.numel())
+    per_column = lam.shape[-1] > 1
+    if per_column:  # a system for every column: columns become batch elements
+        X, Y, lam = X.unsqueeze(-3), Y.mT.unsqueeze(-1), lam.unsqueeze(-1)
+        s = None if s is None else s.unsqueeze(-2)
+    shared, batch = None, torch.Size()
+    if X.ndim == 2 and Y.ndim == 2 and lam.numel() == 1:
+        lam = lam.reshape(())  # the plain case, where every microsecond shows
     else:
-        X = X.expand(*batch_shape, *X.shape[-2:])
-        Y = Y.expand(*batch_shape, *Y.shape[-2:])
-        lam = lam.expand(batch_shape)
+        batch = RidgeProblem(X, Y, lam, s).batch_shape
+        lam = lam.squeeze(-1)
+        one_system = broadcast_shapes(X.shape[:-2], lam.shape, () if s is None else s.shape[:-1]).numel() == 1
+        if one_system and len(batch) > 0:
+            # One system, many label sets: they become columns, and one factorisation serves all.
+            X, lam = X.reshape(X.shape[-2:]), lam.reshape(())
+            s = None if s is None else s.reshape(-1)
+            Y = Y.expand(*batch, *Y.shape[-2:]).movedim(-2, 0)
+            shared = Y.shape[1:]
+            Y = Y.reshape(Y.shape[0], shared.numel())
+        else:
+            X = X.expand(*batch, *X.shape[-2:])
+            Y = Y.expand(*batch, *Y.shape[-2:])
+            lam = lam.expand(batch)
+    return System(X if form == "primal" else X.mT, s, Y, lam, per_column, shared, batch)
 
-    M = X if form == "primal" else X.mT
-    N = None if s is None else s.unsqueeze(-1) * M
+
+def _factor(system: System, method: str, options: SolveOptions) -> tuple[Factor, Tensor, Tensor | None]:
+    """The factors, the condition, and (*S,) bool where a system is singular (None: nowhere)."""
     with torch.no_grad():
-        root = M.detach() if s is None else s.detach().sqrt().unsqueeze(-1) * M.detach()
-        factor, condition, singular = FACTORS[method](root, lam.detach())
+        root, lam = system.M.detach(), system.lam.detach()
+        if system.s is not None:
+            root = system.s.detach().sqrt().unsqueeze(-1) * root
+        if method == "cholesky" and options.data_dependent:
+            quick = quick_cholesky(root, lam, CHOLESKY_CONDITION)
+            if quick is not None:
+                return *quick, None
+        return FACTORS[method](root, lam)
+
+
+def _solve_once(problem: RidgeProblem, system: System, form: str, method: str, options: SolveOptions) -> Solved:
+    """Solve with one form and one method, and measure the residual."""
+    M, s, Y, lam, per_column, shared, batch = system
+    factor, condition, singular = _factor(system, method, options)
+    N = None if s is None else s.unsqueeze(-1) * M
+    check = options.on_failure if options.data_dependent or options.on_failure == "nan" else "nan"
     if form == "primal":
-        W = solve(M, N, Y, None, lam, method, factor)
+        W = solve(M, N, Y, None, lam, method, factor, check)
     else:
-        W = M @ solve(M, N, None, Y, lam, method, factor)
-    if columns_shape is not None:
-        W = W.reshape(W.shape[0], *columns_shape).movedim(0, -2)
-        condition, singular = condition.expand(batch_shape), singular.expand(batch_shape)
-    return Solved(W, form, method, condition, singular)
-
-
-def _gather_columns(solved: Solved) -> Solved:
-    """Put the columns that were batch elements back side by side; the worst column speaks for all."""
-
-    def worst(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values.amax(-1)
-
-    weight = solved.weight.squeeze(-1).mT
-    return Solved(weight, solved.form, solved.method, worst(solved.condition), worst(solved.singular))
+        W = M @ solve(M, N, None, Y, lam, method, factor, check)
+    if shared is not None:
+        W = W.reshape(W.shape[0], *shared).movedim(0, -2)
+        condition = condition.expand(batch)
+        singular = None if singular is None else singular.expand(batch)
+    if per_column:  # put the columns side by side again; the worst speaks for all
+        W, condition = W.squeeze(-1).mT, condition.amax(-1)
+        singular = None if singular is None else singular.any(-1)
+    reported = None if singular is None else singular.to(torch.int8) * int(Status.SINGULAR)
+    return Solved(W, form, method, condition, reported, residual=problem.residual(W))

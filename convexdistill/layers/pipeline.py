@@ -1,0 +1,138 @@
+"""The road that every layer takes: check, reduce to a plain problem, solve, verify, hand back.
+
+A layer says what its arguments are and how they become a problem; :func:`run` does the rest, so that every
+layer and every backend has the same checks, the same policy for failures, and the same record of what ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexdistill.layers import arguments as args
+from convexdistill.layers import failure
+from convexdistill.layers.arguments import Argument, Rule, Values
+from convexdistill.layers.backends import select
+from convexdistill.layers.backends.base import Backend, Solved, SolveOptions, inside_transform, pick
+from convexdistill.layers.problem import Problem
+from convexdistill.layers.solution import LinearFit, SolveInfo
+
+FORMS = ("auto", "primal", "dual")
+
+Recover = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Build = Callable[[Values], tuple[Problem, Recover]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A problem that is ready to be solved: what ``explain`` looks at."""
+
+    backend: Backend
+    problem: Problem
+    options: SolveOptions
+
+
+# explain() listens here, and stops the road before the solve.
+LISTENER: ContextVar[Callable[[Prepared], None] | None] = ContextVar("listener", default=None)
+
+
+def run(
+    problem_class: type,
+    arguments: Sequence[Argument],
+    build: Build,
+    *,
+    backend: str,
+    form: str,
+    method: str,
+    on_failure: str,
+    vector_labels: bool = False,
+    rules: Sequence[Rule] = (),
+) -> LinearFit:
+    """Solve a layer's problem for every batch element, and verify every answer.
+
+    Args:
+        problem_class: what ``build`` returns, by which the backend is chosen.
+        arguments: the user's arguments; the first is a tensor, whose dtype and device the answer will have.
+        build: float64 values by name -> the problem, and the function from its answer to (weight, intercept).
+        backend: a name, or ``"auto"``.
+        form: one of ``FORMS``.
+        method: ``"auto"``, or one that the backend knows.
+        on_failure: ``"raise"``, ``"warn"`` or ``"nan"``; acts as ``"nan"`` under transforms, where values are
+            hidden.
+        vector_labels: whether ``labels`` were vectors (*B, n); they become one column, and the answer a vector.
+        rules: conditions on values.
+
+    Raises:
+        InvalidInputError: an argument is wrong; see :mod:`convexdistill.layers.arguments`.
+        UnknownNameError: a word is not known.
+        SolveError: an element was not solved, and ``on_failure="raise"``.
+    """
+    pick("form", form, FORMS)
+    pick("on_failure", on_failure, failure.POLICIES)
+    solver = select(backend, problem_class)
+    if vector_labels:
+        arguments = [
+            a._replace(value=a.value.unsqueeze(-1)) if a.name == "labels" and isinstance(a.value, Tensor) else a
+            for a in arguments
+        ]
+    values = args.convert(arguments)
+    hidden = inside_transform()
+    if hidden:
+        on_failure = "nan"
+    nonfinite = invalid = None
+    if on_failure == "nan":
+        values, nonfinite, invalid = args.sanitise(arguments, values, rules)
+    else:
+        if _not_finite(values):
+            args.check_finite(arguments)
+        args.check_signs(arguments, values, rules)
+    problem, recover = build(values)
+    options = SolveOptions(form, method, on_failure, data_dependent=not hidden)
+    if not hidden and (listener := LISTENER.get()) is not None:
+        listener(Prepared(solver, problem, options))
+    solved = solver.solvers[problem_class](problem, options)
+    info = verify(solver.name, problem, solved, on_failure, nonfinite, invalid)
+
+    weight, bias = recover(solved.answer)
+    if on_failure == "nan":
+        failed = (info.status != 0)[..., None]
+        weight = weight.masked_fill(failed[..., None], float("nan"))
+        bias = None if bias is None else bias.masked_fill(failed, float("nan"))
+    if vector_labels:
+        weight, bias = weight.squeeze(-1), None if bias is None else bias.squeeze(-1)
+    first = arguments[0].value
+    if isinstance(first, Tensor) and first.dtype != weight.dtype:
+        weight, bias = weight.to(first.dtype), None if bias is None else bias.to(first.dtype)
+    return LinearFit(weight, bias, info, vector_labels)
+
+
+def verify(
+    name: str,
+    problem: Problem,
+    solved: Solved,
+    on_failure: str,
+    nonfinite: Tensor | None = None,
+    invalid: Tensor | None = None,
+) -> SolveInfo:
+    """Judge a backend's answer by the optimality residual; raise or warn as ``on_failure`` says.
+
+    Raises:
+        SolveError: an element was not solved, and ``on_failure="raise"``.
+    """
+    residual = solved.residual
+    if residual is None:
+        residual = problem.residual(solved.answer, solved.dual)
+    status = failure.judge(residual, solved.reported, nonfinite, invalid)
+    info = SolveInfo(name, solved.form, solved.method, status, residual, solved.condition, solved.steps)
+    failure.enforce(info, on_failure)
+    return info
+
+
+def _not_finite(values: Values) -> bool:
+    """Whether a value may be NaN or infinite; a sum keeps both, and is cheap where ``isfinite`` is not."""
+    total = sum(v.detach().sum() for v in values.values() if v is not None)
+    return not bool(torch.isfinite(torch.as_tensor(total)))
