@@ -10,7 +10,8 @@ Example:
     torch.Size([20, 3])
 """
 
-from convexdistill.layers.backends import backends, register_backend
+from convexdistill.layers.backends import backends, register_backend, use_backend
+from convexdistill.layers.explain import Explanation, explain
 from convexdistill.layers.head import ConvexHead
 from convexdistill.layers.modules import Ridge
 from convexdistill.layers.ridge import ridge
@@ -19,11 +20,14 @@ from convexdistill.layers.status import Status
 
 __all__ = [
     "ConvexHead",
+    "Explanation",
     "LinearFit",
     "Ridge",
     "SolveInfo",
     "Status",
     "backends",
+    "explain",
     "register_backend",
     "ridge",
+    "use_backend",
 ]

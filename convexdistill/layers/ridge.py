@@ -9,7 +9,9 @@ from convexdistill.errors import ShapeError
 from convexdistill.layers import arguments as args
 from convexdistill.layers import pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
+from convexdistill.layers.backends import select, torch_backend
 from convexdistill.layers.backends.base import pick
+from convexdistill.layers.backends.torch_quick import quick_ridge
 from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover, reduce
 from convexdistill.layers.solution import LinearFit
@@ -89,6 +91,10 @@ def ridge(
         >>> Y.grad.T
         tensor([[ 0.3750, -0.1250,  0.2500]])
     """
+    if sample_weight is prior is penalty is None and intercept == "none" and form == method == "auto":
+        fit = _quickly(features, labels, lam, backend, on_failure)
+        if fit is not None:
+            return fit
     pick("intercept", intercept, INTERCEPTS)
     vector_labels, arguments = ridge_arguments(features, labels, lam, sample_weight, prior, penalty)
 
@@ -110,6 +116,23 @@ def ridge(
         vector_labels=vector_labels,
         rules=intercept_rules(sample_weight, intercept),
     )
+
+
+def _quickly(
+    features: Tensor, labels: Tensor, lam: float | Tensor, backend: str, on_failure: str
+) -> LinearFit | None:
+    """The plain problem of two float64 matrices and a number, without the general road where that is certain."""
+    if not (isinstance(lam, float) and lam > 0 and type(features) is type(labels) is Tensor):
+        return None
+    if features.ndim != 2 or labels.ndim != 2 or features.shape[0] != labels.shape[0] or not labels.shape[1]:
+        return None
+    if features.dtype != torch.float64 or labels.dtype != torch.float64 or features.device != labels.device:
+        return None
+    if on_failure not in ("raise", "warn") or pipeline.LISTENER.get() is not None or not features.numel():
+        return None
+    if select(backend, RidgeProblem) is not torch_backend.BACKEND:
+        return None
+    return quick_ridge(features, labels, lam, on_failure)
 
 
 def ridge_arguments(

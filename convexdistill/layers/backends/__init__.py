@@ -1,11 +1,18 @@
 """The registry of backends: a plain dict from name to :class:`Backend`.
 
-Nothing heavy is imported here; cvxpy loads with the first solve that needs it.
+Nothing heavy is imported here; cvxpy loads with the first solve that needs it. Other packages offer a backend by
+an entry point of the group ``convexdistill.backends`` whose object is a :class:`Backend`; it is loaded with the first
+look at the registry.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 
 from convexdistill.errors import (
     BackendUnavailableError,
@@ -14,23 +21,30 @@ from convexdistill.errors import (
     UnsupportedError,
 )
 from convexdistill.layers.backends import cvxpylayers_backend, torch_backend
-from convexdistill.layers.backends.base import Backend, Solved, SolveOptions, Solver
+from convexdistill.layers.backends.base import Backend, Plan, Solved, SolveOptions, Solver
 
 __all__ = [
     "Backend",
     "BackendReport",
+    "Plan",
     "SolveOptions",
     "Solved",
     "Solver",
     "backends",
     "register_backend",
     "select",
+    "use_backend",
 ]
+
+ENTRY_POINTS = "convexdistill.backends"
 
 _REGISTRY: dict[str, Backend] = {
     torch_backend.BACKEND.name: torch_backend.BACKEND,
     cvxpylayers_backend.BACKEND.name: cvxpylayers_backend.BACKEND,
 }
+_AUTO: dict[type, Backend] = {}  # what "auto" means, worked out once for each class of problem
+_CHOSEN: ContextVar[str | None] = ContextVar("backend", default=None)
+_loaded = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,9 @@ class BackendReport:
         summary: one sentence about it.
         problems: the problems it solves, such as ``("ridge",)``.
         double_backward: whether gradients of gradients are supported.
-        transforms: whether it runs under ``torch.func`` transforms and ``torch.compile``.
+        transforms: whether it runs under ``torch.func`` transforms (``vmap``, forward mode) and ``torch.compile``.
+        devices: kinds of device that its solves run on; inputs elsewhere are copied there and back.
+        dtypes: of the inputs; every solve runs in float64, and the answer has the inputs' dtype.
     """
 
     name: str
@@ -54,6 +70,8 @@ class BackendReport:
     problems: tuple[str, ...]
     double_backward: bool
     transforms: bool
+    devices: tuple[str, ...]
+    dtypes: tuple[str, ...] = ("float16", "bfloat16", "float32", "float64")
 
 
 def backends() -> dict[str, BackendReport]:
@@ -64,7 +82,7 @@ def backends() -> dict[str, BackendReport]:
         >>> backends()["torch"].available, backends()["torch"].double_backward
         (True, True)
     """
-    return {name: _report(backend) for name, backend in _REGISTRY.items()}
+    return {name: _report(backend) for name, backend in _registry().items()}
 
 
 def register_backend(backend: Backend, *, overwrite: bool = False) -> None:
@@ -79,12 +97,71 @@ def register_backend(backend: Backend, *, overwrite: bool = False) -> None:
     """
     if backend.name == "auto":
         raise ParameterRangeError('a backend cannot be called "auto"; choose another name.')
-    if backend.name in _REGISTRY and not overwrite:
+    if backend.name in _registry() and not overwrite:
         raise ParameterRangeError(
             f"a backend called {backend.name!r} is registered already; "
             "choose another name, or pass overwrite=True."
         )
     _REGISTRY[backend.name] = backend
+    _AUTO.clear()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Let ``backend="auto"`` mean one backend inside a ``with`` block, in this thread or task.
+
+    A ``backend=`` that is given by name wins over it.
+
+    Args:
+        name: a registered backend, or ``"auto"`` for the usual choice.
+
+    Raises:
+        UnknownNameError: no backend of that name is registered.
+        UnsupportedError: at a solve inside the block: the backend has no solver for the problem.
+
+    Example:
+        >>> import torch
+        >>> from convexdistill.layers import ridge, use_backend
+        >>> with use_backend("torch"):
+        ...     ridge(torch.eye(2), torch.eye(2)).info.backend
+        'torch'
+    """
+    _named(name)
+    token = _CHOSEN.set(None if name == "auto" else name)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
+def _registry() -> dict[str, Backend]:
+    """The registry, with the backends of other packages."""
+    global _loaded
+    if not _loaded:
+        _loaded = True
+        for point in entry_points(group=ENTRY_POINTS):
+            try:
+                backend = point.load()
+                if not isinstance(backend, Backend):
+                    raise TypeError(f"it is a {type(backend).__qualname__}, not a Backend")
+                register_backend(backend)
+            except Exception as error:  # a broken plug-in must not take the layers with it
+                warnings.warn(f"the backend {point.name!r} of {point.value} was left out: {error}", stacklevel=2)
+    return _REGISTRY
+
+
+def _named(name: str) -> Backend | None:
+    """The backend of a name, None for ``"auto"``.
+
+    Raises:
+        UnknownNameError: no backend of that name is registered.
+    """
+    if name == "auto":
+        return None
+    if name not in _registry():
+        known = ", ".join(repr(word) for word in ("auto", *_REGISTRY))
+        raise UnknownNameError(f"backend={name!r} is not known; use one of {known}.")
+    return _REGISTRY[name]
 
 
 def select(name: str, problem: type) -> Backend:
@@ -95,21 +172,29 @@ def select(name: str, problem: type) -> Backend:
         BackendUnavailableError: it is registered, but cannot run here.
         UnsupportedError: it has no solver for this problem.
     """
-    if name == "auto":
-        for candidate in sorted(_REGISTRY.values(), key=lambda b: -b.priority):
-            if problem in candidate.solvers and candidate.unavailable() is None:
-                return candidate
-        raise UnsupportedError(f"no available backend solves a {problem.__name__}.")
-    if name not in _REGISTRY:
-        known = ", ".join(repr(word) for word in ("auto", *_REGISTRY))
-        raise UnknownNameError(f"backend={name!r} is not known; use one of {known}.")
-    backend = _REGISTRY[name]
+    backend = _named(_CHOSEN.get() or "auto" if name == "auto" else name)
+    if backend is None:
+        return _AUTO[problem] if problem in _AUTO else _best(problem)
+    name = backend.name
     if (reason := backend.unavailable()) is not None:
         raise BackendUnavailableError(f"backend={name!r} cannot run here: {reason}")
     if problem not in backend.solvers:
         others = ", ".join(repr(b.name) for b in _REGISTRY.values() if problem in b.solvers)
         raise UnsupportedError(f"backend={name!r} does not solve a {problem.__name__}; use one of {others}.")
     return backend
+
+
+def _best(problem: type) -> Backend:
+    """The available backend of highest priority that solves a class of problem.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    for candidate in sorted(_registry().values(), key=lambda b: -b.priority):
+        if problem in candidate.solvers and candidate.unavailable() is None:
+            _AUTO[problem] = candidate
+            return candidate
+    raise UnsupportedError(f"no available backend solves a {problem.__name__}.")
 
 
 def _report(backend: Backend) -> BackendReport:
@@ -122,4 +207,5 @@ def _report(backend: Backend) -> BackendReport:
         problems=tuple(p.__name__.removesuffix("Problem").lower() for p in backend.solvers),
         double_backward=backend.double_backward,
         transforms=backend.transforms,
+        devices=backend.devices,
     )

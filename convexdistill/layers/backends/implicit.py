@@ -102,14 +102,18 @@ class _Solve(torch.autograd.Function):
         rows = M if N is None else N
         NU = rows @ U if N is None or need_M or need_E else None
         if not inside_transform(V_bar):
-            MU = NU if N is None else M @ U
             with torch.no_grad():
-                remainder = rows.mT @ MU + lam[..., None, None] * U - V_bar
+                MU = NU if N is None and NU is not None else M @ U
+                remainder = _remainder(rows, MU, lam, U, V_bar)
             U = checked(U, remainder, V_bar, lambda: _size(M, rows, lam), ctx.on_failure)
-        N_bar = _minus(E, M @ V) @ U.mT if need_N or (need_M and N is None) else None
-        M_bar = -NU @ V.mT if NU is not None and need_M else None
-        if N is None and M_bar is not None:
-            M_bar, N_bar = M_bar + N_bar, None
+        R = _minus(E, M @ V) if need_N or (need_M and N is None) else None
+        N_bar = R @ U.mT if need_N and R is not None else None
+        M_bar = None
+        if need_M and NU is not None:
+            if R is None or N is not None:
+                M_bar = -NU @ V.mT
+            else:  # M̄ + N̄ = RUᵀ − NU Vᵀ in one product: M may be large
+                M_bar = torch.cat([R, -NU], -1) @ torch.cat([U, V], -1).mT
         lam_bar = -(U * V).sum((-2, -1)) if need_lam else None
         grads = (M_bar, N_bar, NU if need_E else None, U if need_B else None, lam_bar)
         return *grads, None, None, *(None for _ in factor)
@@ -141,6 +145,13 @@ class _SolveWithJvp(_Solve):
         if dlam is not None:
             right = right - dlam[..., None, None] * V
         return solve(M, N, None, right, lam, ctx.method, tuple(factor), ctx.on_failure)
+
+
+def _remainder(N: Tensor, MU: Tensor, lam: Tensor, U: Tensor, V_bar: Tensor) -> Tensor:
+    """NᵀMU + λU − V̄, in one product where there is no batch."""
+    if N.ndim == 2 and U.ndim == 2:
+        return torch.addmm(lam * U - V_bar, N.mT, MU)
+    return N.mT @ MU + lam[..., None, None] * U - V_bar
 
 
 def _size(M: Tensor, N: Tensor, lam: Tensor) -> Tensor:
