@@ -16,6 +16,7 @@ ORDER = (
     ("seeds", "progress", "files", "manifest"),
     ("device",),
     ("layers",),
+    ("testing",),
     ("data",),
     ("features",),
     ("training",),

@@ -1,8 +1,8 @@
 """The registry of backends: a plain dict from name to :class:`Backend`.
 
-Nothing heavy is imported here; cvxpy loads with the first solve that needs it. Other packages offer a backend by
-an entry point of the group ``convexdistill.backends`` whose object is a :class:`Backend`; it is loaded with the first
-look at the registry.
+Nothing heavy is imported here; cvxpy loads with the first solve that needs it. Other packages offer a
+backend by an entry point of the group ``convexdistill.backends`` whose object is a :class:`Backend`; it is
+loaded with the first look at the registry.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "Solver",
     "backends",
     "register_backend",
+    "registered",
     "select",
     "use_backend",
 ]
@@ -162,6 +163,17 @@ def _named(name: str) -> Backend | None:
         known = ", ".join(repr(word) for word in ("auto", *_REGISTRY))
         raise UnknownNameError(f"backend={name!r} is not known; use one of {known}.")
     return _REGISTRY[name]
+
+
+def registered(name: str) -> Backend:
+    """The backend of a name, whether or not it can run here.
+
+    Raises:
+        UnknownNameError: no backend of that name is registered.
+    """
+    if (backend := _named(name)) is None:
+        raise UnknownNameError('"auto" is no backend but a choice among them; give a name of backends().')
+    return backend
 
 
 def select(name: str, problem: type) -> Backend:
