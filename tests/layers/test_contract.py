@@ -19,7 +19,7 @@ def test_the_backend_keeps_the_contract(backend, case, check):
 
 
 def test_a_wrong_backend_is_found_out(monkeypatch):
-    from convexdistill.layers.backends import _AUTO, _REGISTRY, Backend, Solved, register_backend
+    from convexdistill.layers.backends import _REGISTRY, Backend, Solved
     from convexdistill.layers.problem import RidgeProblem
 
     def half(problem, options):
@@ -27,9 +27,7 @@ def test_a_wrong_backend_is_found_out(monkeypatch):
         answer = solved.answer.detach() + 0 * problem.labels.sum()  # right, but with a gradient of zero
         return Solved(answer, solved.form, "half")
 
-    monkeypatch.setattr("convexdistill.layers.backends._REGISTRY", dict(_REGISTRY))
-    monkeypatch.setattr("convexdistill.layers.backends._AUTO", dict(_AUTO))
-    register_backend(Backend("half", {RidgeProblem: half}))
+    monkeypatch.setitem(_REGISTRY, "half", Backend("half", {RidgeProblem: half}))
     report = check_backend("half", problems=["ridge"])
     failed = {outcome.check for outcome in report.failures}
     assert "gradients_match_differences" in failed
