@@ -1,0 +1,122 @@
+"""Choosing a backend: by name, for a block, by entry point; and asking what would run."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+import torch
+from layers_helpers import data
+
+from convexdistill.errors import ShapeError, UnknownNameError, UnsupportedError
+from convexdistill.layers import Ridge, backends, explain, ridge, use_backend
+from convexdistill.layers.backends import Backend
+
+REGISTRY = sys.modules["convexdistill.layers.backends"]
+
+
+def test_a_block_chooses_and_a_name_wins_over_it():
+    X, Y = data(8, 3)
+    with use_backend("cvxpylayers"):
+        assert ridge(X, Y).info.backend == "cvxpylayers"
+        assert Ridge()(X, Y).info.backend == "cvxpylayers"
+        assert ridge(X, Y, backend="torch").info.backend == "torch"
+        with use_backend("auto"):
+            assert ridge(X, Y).info.backend == "torch"
+        assert ridge(X, Y).info.backend == "cvxpylayers"
+    assert ridge(X, Y).info.backend == "torch"
+
+
+def test_the_choice_ends_with_the_block_also_after_an_error():
+    X, Y = data(8, 3)
+    with pytest.raises(ShapeError), use_backend("cvxpylayers"):
+        ridge(X, Y[:2])
+    assert ridge(X, Y).info.backend == "torch"
+
+
+def test_another_thread_has_its_own_choice():
+    X, Y = data(8, 3)
+    seen = []
+    with use_backend("cvxpylayers"):
+        thread = threading.Thread(target=lambda: seen.append(ridge(X, Y).info.backend))
+        thread.start()
+        thread.join()
+    assert seen == ["torch"]
+
+
+def test_an_unknown_choice_is_refused_before_the_block():
+    with pytest.raises(UnknownNameError, match="'cvxpylayers'"), use_backend("jax"):
+        pytest.fail("the block ran")
+
+
+def test_a_chosen_backend_must_solve_the_problem(monkeypatch):
+    monkeypatch.setitem(REGISTRY._REGISTRY, "empty", Backend("empty"))
+    X, Y = data(8, 3)
+    with pytest.raises(UnsupportedError, match="'empty' does not solve a RidgeProblem"), use_backend("empty"):
+        ridge(X, Y)
+
+
+class Point:
+    """An entry point, as importlib.metadata hands it out."""
+
+    def __init__(self, name, made):
+        self.name, self.value, self.made = name, f"package:{name}", made
+
+    def load(self):
+        if isinstance(self.made, Exception):
+            raise self.made
+        return self.made
+
+
+def test_entry_points_add_backends_and_broken_ones_are_left_out(monkeypatch):
+    points = [Point("other", Backend("other")), Point("broken", ImportError("no such file")), Point("odd", 3)]
+    monkeypatch.setattr(REGISTRY, "_REGISTRY", dict(REGISTRY._REGISTRY))
+    monkeypatch.setattr(REGISTRY, "_loaded", False)
+    monkeypatch.setattr(REGISTRY, "entry_points", lambda group: points if group == REGISTRY.ENTRY_POINTS else [])
+    with pytest.warns(UserWarning, match="was left out") as caught:
+        names = set(backends())
+    assert names == {"torch", "cvxpylayers", "other"}
+    messages = sorted(str(w.message) for w in caught)
+    assert "'broken'" in messages[0]
+    assert "no such file" in messages[0]
+    assert "it is a int, not a Backend" in messages[1]
+
+
+def test_capabilities_are_listed():
+    report = backends()
+    assert report["torch"].double_backward
+    assert not report["cvxpylayers"].double_backward
+    assert "cuda" in report["torch"].devices
+    assert report["cvxpylayers"].devices == ("cpu",)
+    assert "ridge" in report["torch"].problems
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "form", "methods", "why"),
+    [
+        ((9, 4), {}, "primal", ("cholesky", "qr", "svd"), "n=9 >= d=4"),
+        ((4, 9), {}, "dual", ("cholesky", "qr", "svd"), "n=4 < d=9"),
+        ((4, 9), {"form": "primal"}, "primal", ("cholesky", "qr", "svd"), "asked for"),
+        ((9, 4), {"method": "svd"}, "primal", ("svd",), "method='svd'"),
+    ],
+)
+def test_explain_says_what_then_runs(shape, options, form, methods, why):
+    X, Y = data(*shape)
+    told = explain(ridge, X, Y, 0.5, **options)
+    assert (told.problem, told.backend, told.form, told.methods) == ("RidgeProblem", "torch", form, methods)
+    assert why in told.why
+    assert told.why in str(told)
+    info = ridge(X, Y, 0.5, **options).info
+    assert (info.backend, info.form) == (told.backend, told.form)
+    assert info.method in told.methods
+
+
+def test_explain_takes_modules_and_other_backends_and_refuses_what_the_layer_refuses():
+    X, Y = data(9, 4)
+    assert explain(Ridge(0.5, backend="cvxpylayers"), X, Y).backend == "cvxpylayers"
+    with pytest.raises(ShapeError):
+        explain(ridge, X, Y[:3])
+    with pytest.raises(UnsupportedError, match="solves no convex problem"):
+        explain(torch.nn.Linear(4, 2, dtype=torch.float64), X)
+    assert ridge(X, Y).info.ok  # and nothing stays switched on
