@@ -18,6 +18,9 @@ from torch import Tensor
 
 Factor = tuple[Tensor, ...]
 
+# The Cholesky factor again, with corrections by remainders that are formed from M: see implicit.py.
+REFINED = "cholesky-refined"
+
 
 def cholesky(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
     """Factor S = LLᵀ; also the condition of S estimated from L, and where L does not exist."""
@@ -72,7 +75,7 @@ def svd(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
 
 def apply(method: str, factor: Factor, B: Tensor) -> Tensor:
     """S⁻¹B, (*B, k, c), for the factor that ``method`` made."""
-    if method == "cholesky":
+    if method in ("cholesky", REFINED):
         return torch.cholesky_solve(B, factor[0])
     if method == "qr":
         (R,) = factor
