@@ -13,7 +13,9 @@ Example:
 from convexdistill.layers.backends import backends, register_backend, use_backend
 from convexdistill.layers.explain import Explanation, explain
 from convexdistill.layers.head import ConvexHead
+from convexdistill.layers.matrix_free import ridge_matrix_free
 from convexdistill.layers.modules import Ridge
+from convexdistill.layers.operators import LinearOperator
 from convexdistill.layers.ridge import ridge
 from convexdistill.layers.solution import LinearFit, SolveInfo
 from convexdistill.layers.status import Status
@@ -22,6 +24,7 @@ __all__ = [
     "ConvexHead",
     "Explanation",
     "LinearFit",
+    "LinearOperator",
     "Ridge",
     "SolveInfo",
     "Status",
@@ -29,5 +32,6 @@ __all__ = [
     "explain",
     "register_backend",
     "ridge",
+    "ridge_matrix_free",
     "use_backend",
 ]

@@ -32,7 +32,6 @@ from convexdistill.layers.problem import TINY
 from convexdistill.layers.status import Status
 
 METHODS = ("auto", "cg", "lsmr")
-EPSILON = torch.finfo(torch.float64).eps
 
 HIDDEN = (
     "ridge_matrix_free looks at values to know when it has converged, which torch.func transforms and "
@@ -93,6 +92,7 @@ def solve_operator(problem: OperatorProblem, options: SolveOptions) -> Solved:
 
             W = _Tie.apply(F, W, adjoint, problem, options.on_failure)
     reported = found.open.any(-1).to(torch.int8) * int(Status.MAX_STEPS)
+    reported = reported.masked_fill(~problem.size.isfinite().expand(batch), int(Status.NONFINITE_INPUT))
     return Solved(W, "operator", method, None, reported, None, residual, found.steps.amax(-1))
 
 
@@ -116,20 +116,17 @@ def _iterate(
     B: Tensor | None,
 ) -> tuple[Krylov, str]:
     """Solve S x = AᵀE + B by the first of the methods that is accurate, else by the last; and which that was."""
-    system = System(problem.A, problem.lam.detach().unsqueeze(-2), E, B)
     size = problem.size.unsqueeze(-1)
+    system = System(problem.A, size, problem.lam.detach().unsqueeze(-2), E, B)
     with torch.no_grad():
-        # Beyond the rounding of the right-hand side itself there is nothing to be gained.
-        right = norm(system.start())
-        floor = size * norm(E) if E is not None else right
-        target = torch.maximum(problem.rtol * right, 4 * EPSILON * floor)
+        accept = system.goal(ACCEPT_BELOW)
         for method in methods:
             if method == "cg":
-                found = conjugate_gradients(system, target, problem.max_steps, precondition)
+                found = conjugate_gradients(system, problem.rtol, problem.max_steps, precondition)
             else:
-                found = lsmr(system, target, problem.max_steps, problem.rtol)
+                found = lsmr(system, problem.rtol, problem.max_steps)
             _, s = system.residual(found.x)
-            if bool((norm(s) <= torch.maximum(target, ACCEPT_BELOW * floor)).all()) and not bool(found.open.any()):
+            if bool((norm(s) <= accept(found.x)).all()) and not bool(found.open.any()):
                 break
     return found, method
 
@@ -170,7 +167,7 @@ def _checked(problem: OperatorProblem, U: Tensor, W_bar: Tensor, on_failure: str
     """
     with torch.no_grad():
         lam = problem.lam.detach().unsqueeze(-2)
-        _, remainder = System(problem.A, lam, None, W_bar).residual(U)
+        _, remainder = System(problem.A, problem.size.unsqueeze(-1), lam, None, W_bar).residual(U)
         error, target = torch.linalg.matrix_norm(remainder), torch.linalg.matrix_norm(W_bar)
         bound = (problem.size.square() + problem.lam.detach().amax(-1)) * torch.linalg.matrix_norm(U) + target
         relative = error / bound.clamp_min(TINY)
