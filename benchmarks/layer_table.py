@@ -1,0 +1,84 @@
+"""The records of `benchmarks/layers.py` as a Markdown page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def table(records: list[dict[str, Any]], cases: dict[str, Any]) -> str:
+    lines = [
+        "# The ridge layer beside its peers",
+        "",
+        "Written by `python benchmarks/layers.py` from `benchmarks/results/layers.jsonl`; its `--help` says how the",
+        "figures are measured. Times are medians of one fit with its gradient, λ = 1, float64; “times ours” is how",
+        "many times longer a candidate takes than `cd.layers.ridge`, with a 95 % interval.",
+        "",
+    ]
+    for record in records:
+        if record["case"] == "machine":
+            versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
+            lines += [
+                f"Machine: {record['cpu']}, {record['cores']} cores, {record['threads']} thread(s); {versions}.",
+                "",
+            ]
+    for key, case in cases.items():
+        rows = [r for r in records if r["case"] == key]
+        if rows:
+            lines += [f"## {case.title}", "", *peers(rows), "", *goals(rows, case), ""]
+    rows = [r for r in records if r["case"] == "precision"]
+    if rows:
+        lines += ["## Error over the condition of the features", "", *precision(rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def peers(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| candidate | ms | times ours | error of W | error of gradient | memory, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        name = f"{r['candidate']} ({r['note']})" if r["note"] else r["candidate"]
+        if "reason" in r:
+            lines.append(f"| {name} | {r['reason']} | | | | |")
+            continue
+        low, high = r["times_ours_interval"]
+        errors = [f"{r[k]:.0e}" if r.get(k) is not None else "" for k in ("error_weight", "error_gradient")]
+        memory = "" if r["peak_mb"] is None else f"{r['peak_mb']:.1f}"
+        lines.append(
+            f"| {name} | {1e3 * r['seconds_median']:.3g} | {r['times_ours']:.3g} ({low:.3g} to {high:.3g}) | "
+            f"{errors[0]} | {errors[1]} | {memory} |"
+        )
+    return lines
+
+
+def goals(rows: list[dict[str, Any]], case: Any) -> list[str]:
+    lines = []
+    for name, factor in case.goals:
+        found = next((r for r in rows if r["candidate"] == name and "reason" not in r), None)
+        if found is None:
+            continue
+        ratio = found["times_ours"]
+        if factor >= 1:
+            goal, figure = f"at least {factor:g}× faster than {name}", f"{ratio:.3g}×"
+        else:
+            goal, figure = f"at most {1 / factor:g}× the time of {name}", f"{1 / ratio:.2f}×"
+        lines.append(f"- Goal: {goal}. Measured: {figure}, {'met' if ratio >= factor else 'missed'}.")
+    return lines
+
+
+def precision(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "Against 50 digits, (40, 10, 3), λ = 1e-16, labels that the features explain; the budget is 10·eps·κ.",
+        "",
+        "| κ of [X; √λ I] | dtype | method | error | budget | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        if r["error"] is None:
+            lines.append(f"| {r['condition']:.0e} | {r['dtype']} | | raised {r['raised']} | | |")
+            continue
+        verdict = "within" if r["error"] <= r["budget"] else "above"
+        lines.append(
+            f"| {r['condition']:.0e} | {r['dtype']} | {r['method']} | {r['error']:.0e} | {r['budget']:.0e} | {verdict} |"
+        )
+    return lines
