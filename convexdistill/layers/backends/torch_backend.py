@@ -5,15 +5,27 @@ from __future__ import annotations
 from convexdistill.layers.backends.base import Backend
 from convexdistill.layers.backends.torch_least_squares import plan_least_squares, solve_least_squares
 from convexdistill.layers.backends.torch_operator import plan_operator, solve_operator
+from convexdistill.layers.backends.torch_quadratic import plan_quadratic, solve_quadratic
 from convexdistill.layers.backends.torch_ridge import plan_ridge, solve_ridge
 from convexdistill.layers.least_squares_problem import LeastSquaresProblem
 from convexdistill.layers.operator_problem import OperatorProblem
 from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.quadratic import QuadraticProblem
 
 BACKEND = Backend(
     name="torch",
-    solvers={RidgeProblem: solve_ridge, LeastSquaresProblem: solve_least_squares, OperatorProblem: solve_operator},
-    plans={RidgeProblem: plan_ridge, LeastSquaresProblem: plan_least_squares, OperatorProblem: plan_operator},
+    solvers={
+        RidgeProblem: solve_ridge,
+        LeastSquaresProblem: solve_least_squares,
+        OperatorProblem: solve_operator,
+        QuadraticProblem: solve_quadratic,
+    },
+    plans={
+        RidgeProblem: plan_ridge,
+        LeastSquaresProblem: plan_least_squares,
+        OperatorProblem: plan_operator,
+        QuadraticProblem: plan_quadratic,
+    },
     summary="closed forms in PyTorch: batched, any device, double backward, torch.func, compile",
     devices=("cpu", "cuda", "mps"),
     double_backward=True,
