@@ -21,6 +21,8 @@ Candidate = Callable[[Tensor, Tensor, float, str], Work]
 
 
 class Peer(NamedTuple):
+    """A candidate, and what to say of it in the table."""
+
     name: str
     make: Candidate
     note: str = ""

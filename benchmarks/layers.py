@@ -7,8 +7,8 @@
 
 Candidates take turns, round by round, in one process, so that whatever else the machine does hits all of them;
 times are medians over rounds, and ratios are medians of the ratios within a round with a 95 % bootstrap interval.
-Errors are relative, against arithmetic of 50 digits. Memory is the growth of the peak resident size of a process of
-its own, from after the imports to after the first fit and gradient. One thread, unless --threads says otherwise.
+Errors are relative, against arithmetic of 50 digits. Memory is the growth of the peak resident size of a process
+of its own, from after the imports to after the first fit and gradient. One thread, unless --threads says otherwise.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ HAND, BARE = PEERS[2].name, PEERS[3].name
 
 
 class Case(NamedTuple):
+    """One size and one gradient, the candidates for it, and the goals."""
+
     title: str
     shape: tuple[int, ...]  # (*B, n, d)
     columns: int

@@ -5,9 +5,9 @@ would take several times as long. One matrix of float64 features, one of labels 
 that: λ itself bounds the condition of S = MᵀM + λI by κ = (‖X‖² + λ)/λ, and a NaN or an infinity makes the
 residual NaN. What is not certainly right after these few steps is left to the general road, which finds out why.
 
-The residual is that of the normal equations as they were formed, S V = B. Rounding in S and B moves it by at most
-about n·eps·(1 + √κ/2) relative to ‖X‖‖Y‖, which is below 1e-10 for the κ and n admitted here, so it says as much as
-the residual that is formed from X.
+The residual is that of the normal equations as they were formed, S V = B. Rounding in S and B moves it by at
+most about n·eps·(1 + √κ/2) relative to ‖X‖‖Y‖, which is below 1e-10 for the κ and n admitted here, so it says as
+much as the residual that is formed from X.
 """
 
 from __future__ import annotations
