@@ -114,3 +114,9 @@ def relative(P: Tensor, q: Tensor, R: Tensor, b: Tensor, x: Tensor, y: Tensor) -
 def times(M: Tensor, v: Tensor) -> Tensor:
     """The product of a matrix and a vector, over leading dimensions that broadcast."""
     return (M @ v.unsqueeze(-1)).squeeze(-1)
+
+
+def kron_identity(M: Tensor, C: int) -> Tensor:
+    """M ⊗ I, (..., rC, kC), for M (..., r, k): what M does to the rows of a matrix of C columns, flattened."""
+    wide = torch.diag_embed(M.unsqueeze(-1).expand(*M.shape, C), dim1=-3, dim2=-1)  # (..., r, C, k, C)
+    return wide.reshape(*M.shape[:-2], M.shape[-2] * C, M.shape[-1] * C)
