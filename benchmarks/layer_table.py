@@ -9,9 +9,9 @@ def table(records: list[dict[str, Any]], cases: dict[str, Any]) -> str:
     lines = [
         "# The ridge layer beside its peers",
         "",
-        "Written by `python benchmarks/layers.py` from `benchmarks/results/layers.jsonl`; its `--help` says how the",
-        "figures are measured. Times are medians of one fit with its gradient, λ = 1, float64; “times ours” is how",
-        "many times longer a candidate takes than `cd.layers.ridge`, with a 95 % interval.",
+        "Written by `python benchmarks/layers.py` from `benchmarks/results/layers.jsonl`; its `--help` says how",
+        "the figures are measured. Times are medians of one fit with its gradient, λ = 1, float64; “times ours”",
+        "is how many times longer a candidate takes than `cd.layers.ridge`, with a 95 % interval.",
         "",
     ]
     for record in records:
@@ -78,7 +78,6 @@ def precision(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| {r['condition']:.0e} | {r['dtype']} | | raised {r['raised']} | | |")
             continue
         verdict = "within" if r["error"] <= r["budget"] else "above"
-        lines.append(
-            f"| {r['condition']:.0e} | {r['dtype']} | {r['method']} | {r['error']:.0e} | {r['budget']:.0e} | {verdict} |"
-        )
+        where = f"| {r['condition']:.0e} | {r['dtype']} | {r['method']} "
+        lines.append(f"{where}| {r['error']:.0e} | {r['budget']:.0e} | {verdict} |")
     return lines

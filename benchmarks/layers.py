@@ -8,7 +8,7 @@
 Candidates take turns, round by round, in one process, so that whatever else the machine does hits all of them;
 times are medians over rounds, and ratios are medians of the ratios within a round with a 95 % bootstrap interval.
 Errors are relative, against arithmetic of 50 digits. Memory is the growth of the peak resident size of a process
-of its own, from after the imports to after the first fit and gradient. One thread, unless --threads says otherwise.
+of its own, from after the imports to after the first fit and gradient. One thread, if --threads does not say more.
 """
 
 from __future__ import annotations
