@@ -12,26 +12,42 @@ Example:
 
 from convexdistill.layers.backends import backends, register_backend, use_backend
 from convexdistill.layers.explain import Explanation, explain
+from convexdistill.layers.factorized import FactorizedRidge, factorize
 from convexdistill.layers.head import ConvexHead
+from convexdistill.layers.kernel_ridge import kernel_ridge
+from convexdistill.layers.least_squares import least_squares
 from convexdistill.layers.matrix_free import ridge_matrix_free
-from convexdistill.layers.modules import Ridge
+from convexdistill.layers.modules import KernelRidge, LeastSquares, Ridge, RidgeCV
 from convexdistill.layers.operators import LinearOperator
 from convexdistill.layers.ridge import ridge
+from convexdistill.layers.selection import LamSelection, gcv_score, loo_residuals, loo_score, select_lam
 from convexdistill.layers.solution import LinearFit, SolveInfo
 from convexdistill.layers.status import Status
 
 __all__ = [
     "ConvexHead",
     "Explanation",
+    "FactorizedRidge",
+    "KernelRidge",
+    "LamSelection",
+    "LeastSquares",
     "LinearFit",
     "LinearOperator",
     "Ridge",
+    "RidgeCV",
     "SolveInfo",
     "Status",
     "backends",
     "explain",
+    "factorize",
+    "gcv_score",
+    "kernel_ridge",
+    "least_squares",
+    "loo_residuals",
+    "loo_score",
     "register_backend",
     "ridge",
     "ridge_matrix_free",
+    "select_lam",
     "use_backend",
 ]

@@ -146,7 +146,7 @@ def _layout(problem: RidgeProblem, form: str) -> System:
     return System(X if form == "primal" else X.mT, s, Y, lam, per_column, shared, batch)
 
 
-def _factor(system: System, method: str, options: SolveOptions) -> tuple[Factor, Tensor, Tensor | None]:
+def factor_system(system: System, method: str, options: SolveOptions) -> tuple[Factor, Tensor, Tensor | None]:
     """The factors, the condition, and (*S,) bool where a system is singular (None: nowhere)."""
     with torch.no_grad():
         root, lam = system.M.detach(), system.lam.detach()
@@ -162,7 +162,7 @@ def _factor(system: System, method: str, options: SolveOptions) -> tuple[Factor,
 def _solve_once(problem: RidgeProblem, system: System, form: str, method: str, options: SolveOptions) -> Solved:
     """Solve with one form and one method, and measure the residual."""
     M, s, Y, lam, per_column, shared, batch = system
-    factor, condition, singular = _factor(system, method, options)
+    factor, condition, singular = factor_system(system, method, options)
     if method == "cholesky" and options.data_dependent and bool((condition > REFINE_ABOVE).any()):
         method = REFINED
     N = None if s is None else s.unsqueeze(-1) * M

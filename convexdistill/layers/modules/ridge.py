@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from convexdistill.errors import UnsupportedError
+from convexdistill.layers.factorized import FactorizedRidge, factorize
 from convexdistill.layers.modules.base import RegularisedModule
 from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.ridge import ridge
@@ -82,3 +84,25 @@ class Ridge(RegularisedModule):
         return ridge(
             features, labels, lam, sample_weight=sample_weight, prior=prior, penalty=penalty, **self.options()
         )
+
+    def factorize(
+        self,
+        features: Tensor,
+        *,
+        lam: float | Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> FactorizedRidge:
+        """Factor the features once, to fit many label sets; see :func:`convexdistill.layers.factorize`.
+
+        Args:
+            features: (*B, n, d).
+            lam: () or broadcastable to (*B, C).
+            sample_weight: (*B, n).
+
+        Raises:
+            UnsupportedError: the module's backend is not ``"torch"``, which alone keeps factors.
+        """
+        options = self.options()
+        if options.pop("backend") not in ("auto", "torch"):
+            raise UnsupportedError(f"backend={self.backend!r} keeps no factors; use backend='torch'.")
+        return factorize(features, self.current_lam(features, lam), sample_weight=sample_weight, **options)
