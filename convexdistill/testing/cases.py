@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from convexdistill import layers
+from convexdistill.layers.kernel_problem import KernelRidgeProblem
+from convexdistill.layers.least_squares_problem import LeastSquaresProblem
 from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.solution import LinearFit
 
@@ -51,10 +53,26 @@ def regression(n: int, d: int, columns: int) -> Callable[[tuple[int, ...], torch
     return make
 
 
+def unregularised(batch: tuple[int, ...], generator: torch.Generator) -> Inputs:
+    """Gaussian features and labels alone."""
+    made = regression(9, 4, 3)(batch, generator)
+    return {"features": made["features"], "labels": made["labels"]}
+
+
+def kernel(batch: tuple[int, ...], generator: torch.Generator) -> Inputs:
+    """The gram matrix of more Gaussian features than examples, labels, and λ."""
+    made = regression(6, 9, 3)(batch, generator)
+    X = made.pop("features")
+    K = X @ X.mT
+    return {"gram": 0.5 * (K + K.mT), **made}
+
+
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
         Case("ridge", RidgeProblem, layers.ridge, regression(9, 4, 3)),
         Case("ridge, more features than examples", RidgeProblem, layers.ridge, regression(4, 7, 2)),
+        Case("least squares", LeastSquaresProblem, layers.least_squares, unregularised),
+        Case("kernel ridge", KernelRidgeProblem, layers.kernel_ridge, kernel),
     )
 }
