@@ -91,7 +91,7 @@ def run(
             args.check_finite(arguments)
         args.check_signs(arguments, values, rules)
     problem, recover = build(values)
-    options = SolveOptions(form, method, on_failure, data_dependent=not hidden)
+    options = SolveOptions(form, method, on_failure, data_dependent=not hidden and may_look(on_failure, values))
     if not hidden and (listener := LISTENER.get()) is not None:
         listener(Prepared(solver, problem, options))
     solved = solver.solvers[problem_class](problem, options)
@@ -108,6 +108,15 @@ def run(
     if isinstance(first, Tensor) and first.dtype != weight.dtype:
         weight, bias = weight.to(first.dtype), None if bias is None else bias.to(first.dtype)
     return LinearFit(weight, bias, info, vector_labels)
+
+
+def may_look(on_failure: str, values: Values) -> bool:
+    """Whether a solver may look at values, to escalate for example.
+
+    ``"nan"`` promises not to wait for a device, so there what Cholesky cannot solve becomes NaN at once. The CPU has
+    nothing to wait for.
+    """
+    return on_failure != "nan" or all(v.device.type == "cpu" for v in values.values() if v is not None)
 
 
 def verify(
