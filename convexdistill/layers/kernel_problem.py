@@ -55,4 +55,5 @@ class KernelRidgeProblem:
             error = error + lam.unsqueeze(-2) * A
             size = torch.linalg.matrix_norm(SK).unsqueeze(-1) + lam
             scale = size * norm(A, dim=-2) + norm(SY, dim=-2)
-            return (norm(error, dim=-2) / scale.clamp_min(TINY)).amax(-1)
+            worst: Tensor = (norm(error, dim=-2) / scale.clamp_min(TINY)).amax(-1)
+            return worst

@@ -155,7 +155,8 @@ def _symmetry(gram: Tensor) -> list[Rule]:
         K = values["gram"]
         assert K is not None
         K = K.detach()
-        return (K - K.mT).abs().amax((-2, -1)) > tolerance * K.abs().amax((-2, -1))
+        skew: Tensor = (K - K.mT).abs().amax((-2, -1)) > tolerance * K.abs().amax((-2, -1))
+        return skew
 
     message = (
         f"gram is not symmetric: gram and its transpose differ by more than {tolerance:.0e} of the largest entry. "

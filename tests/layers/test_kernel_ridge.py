@@ -192,16 +192,19 @@ def test_transforms_agree_with_loops():
     torch.testing.assert_close(hessian, torch.autograd.grad(slope, at)[0])
 
 
-@pytest.mark.parametrize("intercept", INTERCEPTS)
-def test_compiles_without_graph_breaks(intercept):
+@pytest.mark.parametrize("method", ["auto", "eigh"])
+@pytest.mark.parametrize("intercept", ["none", "free"])
+def test_compiles_without_graph_breaks(intercept, method):
     _, K, Y = problem()
+    K, Y, s = K.requires_grad_(), Y.requires_grad_(), weights()
 
     def function(K, Y):
-        fit = kernel_ridge(K, Y, 0.3, intercept=intercept)
-        return fit.weight
+        return kernel_ridge(K, Y, 0.3, sample_weight=s, intercept=intercept, method=method).weight
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(K, Y), function(K, Y))
+    found = torch.autograd.grad(compiled(K, Y).square().sum(), (K, Y))
+    torch.testing.assert_close(found, torch.autograd.grad(function(K, Y).square().sum(), (K, Y)))
 
 
 def test_any_leading_dimensions():

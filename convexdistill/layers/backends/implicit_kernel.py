@@ -26,14 +26,14 @@ from convexdistill.layers.backends.base import inside_transform
 from convexdistill.layers.backends.functions import differentiable
 from convexdistill.layers.backends.gradients import checked
 
-Factor = tuple[Tensor, ...]
+Factor = tuple[Tensor, Tensor | None]
 
 
-def apply(method: str, factor: Factor, B: Tensor) -> Tensor:
-    """T⁻¹B, (*B, n, c), for a Cholesky factor (L,) or eigenvectors and eigenvalues (Q, θ) of T."""
-    if method == "cholesky":
-        return torch.cholesky_solve(B, factor[0])
+def apply(factor: Factor, B: Tensor) -> Tensor:
+    """T⁻¹B, (*B, n, c), for a Cholesky factor (L, None) or eigenvectors and eigenvalues (Q, θ) of T."""
     vectors, values = factor
+    if values is None:
+        return torch.cholesky_solve(B, vectors)
     return vectors @ ((vectors.mT @ B) / values.unsqueeze(-1))
 
 
@@ -42,7 +42,6 @@ def kernel_solve(
     s: Tensor | None,
     Y: Tensor,
     lam: Tensor,
-    method: str,
     factor: Factor,
     on_failure: str = "raise",
 ) -> Tensor:
@@ -53,37 +52,43 @@ def kernel_solve(
         s: (*B, n) or None for all 1.
         Y: (*B, n, c).
         lam: (*B,).
-        method: ``"cholesky"`` or ``"eigh"``, which factorisation ``factor`` is.
-        factor: its tensors, without gradient, with leading dimensions *B.
+        factor: what :func:`apply` takes, without gradient, with leading dimensions *B.
         on_failure: what becomes of a gradient that is not accurate: ``"raise"``, ``"warn"`` or ``"nan"``.
     """
-    answer: Tensor = differentiable(_Kernel, _KernelWithJvp, K, s, Y, lam, method, on_failure, *factor)
+    answer: Tensor = differentiable(_Kernel, _KernelWithJvp, K, s, Y, lam, on_failure, *factor)
     return answer
 
 
 class _Kernel(torch.autograd.Function):
     generate_vmap_rule = True
 
+    # The tensors of the factor by name: torch.compile miscounts *args.
     @staticmethod
     def forward(
-        K: Tensor, s: Tensor | None, Y: Tensor, lam: Tensor, method: str, on_failure: str, *factor: Tensor
+        K: Tensor,
+        s: Tensor | None,
+        Y: Tensor,
+        lam: Tensor,
+        on_failure: str,
+        vectors: Tensor,
+        values: Tensor | None,
     ) -> Tensor:
         if s is None:
-            return apply(method, factor, Y)
+            return apply((vectors, values), Y)
         root = s.sqrt().unsqueeze(-1)
-        return root * apply(method, factor, root * Y)
+        return root * apply((vectors, values), root * Y)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        K, s, Y, lam, method, on_failure, *factor = inputs
-        ctx.method, ctx.on_failure = method, on_failure
-        ctx.save_for_backward(K, s, Y, lam, output, *factor)
+        K, s, Y, lam, on_failure, vectors, values = inputs
+        ctx.on_failure = on_failure
+        ctx.save_for_backward(K, s, Y, lam, output, vectors, values)
 
     @staticmethod
     def backward(ctx: Any, V_bar: Tensor) -> Any:
-        K, s, Y, lam, V, *factor = ctx.saved_tensors
+        K, s, Y, lam, V, vectors, values = ctx.saved_tensors
         need_K, need_s, need_Y, need_lam = ctx.needs_input_grad[:4]
-        U = kernel_solve(K, s, V_bar, lam, ctx.method, tuple(factor), ctx.on_failure)
+        U = kernel_solve(K, s, V_bar, lam, (vectors, values), ctx.on_failure)
         if not inside_transform(V_bar):
             U = _checked(K, s, lam, U, V_bar, ctx.on_failure)
         K_bar = -U @ V.mT if need_K else None
@@ -93,7 +98,7 @@ class _Kernel(torch.autograd.Function):
             lam_bar = -(U * Q).sum((-2, -1)) if need_lam else None
             if need_s:
                 s_bar = lam.unsqueeze(-1) * (_unweighted(K, s, V_bar, lam, U) * Q).sum(-1)
-        return K_bar, s_bar, U if need_Y else None, lam_bar, None, None, *(None for _ in factor)
+        return K_bar, s_bar, U if need_Y else None, lam_bar, None, None, None
 
 
 class _KernelWithJvp(_Kernel):
@@ -102,12 +107,12 @@ class _KernelWithJvp(_Kernel):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         _Kernel.setup_context(ctx, inputs, output)
-        K, s, Y, lam, _, _, *factor = inputs
-        ctx.save_for_forward(K, s, Y, lam, output, *factor)
+        K, s, Y, lam, _, vectors, values = inputs
+        ctx.save_for_forward(K, s, Y, lam, output, vectors, values)
 
     @staticmethod
     def jvp(ctx: Any, dK: Any, ds: Any, dY: Any, dlam: Any, *_: Any) -> Tensor:
-        K, s, Y, lam, V, *factor = ctx.saved_tensors
+        K, s, Y, lam, V, vectors, values = ctx.saved_tensors
         right = torch.zeros_like(V) if dY is None else dY
         outside = None
         if dK is not None:
@@ -119,7 +124,7 @@ class _KernelWithJvp(_Kernel):
             if ds is not None:
                 outside = ds.unsqueeze(-1) * Q
                 right = right - K @ outside
-        dV = kernel_solve(K, s, right, lam, ctx.method, tuple(factor), ctx.on_failure)
+        dV = kernel_solve(K, s, right, lam, (vectors, values), ctx.on_failure)
         return dV if outside is None else dV + outside
 
 

@@ -51,7 +51,7 @@ def solve_kernel_ridge(problem: KernelRidgeProblem, options: SolveOptions) -> So
     if options.data_dependent and options.on_failure != "nan":
         _refuse_indefinite(reported, factor)
     policy = options.on_failure if options.data_dependent else "nan"
-    V = kernel_solve(system.K, system.s, system.Y, system.lam, method, factor, policy)
+    V = kernel_solve(system.K, system.s, system.Y, system.lam, factor, policy)
     batch = problem.batch_shape
     if system.shared is not None:
         V = V.reshape(V.shape[0], *system.shared).movedim(0, -2)
@@ -114,10 +114,10 @@ def _cholesky(T: Tensor) -> tuple[Factor, Tensor, Tensor]:
     v = torch.cos(torch.arange(1, T.shape[-1] + 1, dtype=T.dtype, device=T.device)).unsqueeze(-1)
     v = v.expand(*T.shape[:-1], 1)
     for _ in range(STEPS):
-        v = apply("cholesky", (L,), v / torch.linalg.matrix_norm(v, keepdim=True))
+        v = apply((L, None), v / torch.linalg.matrix_norm(v, keepdim=True))
     condition = torch.linalg.matrix_norm(T) * torch.linalg.matrix_norm(v)
     singular = (failed != 0) | ~(condition * _epsilon(T) < 1)
-    return (L,), condition, singular.to(torch.int8) * int(Status.SINGULAR)
+    return (L, None), condition, singular.to(torch.int8) * int(Status.SINGULAR)
 
 
 def _eigh(T: Tensor) -> tuple[Factor, Tensor, Tensor]:
@@ -137,7 +137,9 @@ def _refuse_indefinite(reported: Tensor, factor: Factor) -> None:
     indefinite = torch.nonzero(reported.reshape(-1) == int(Status.INVALID_INPUT)).reshape(-1).tolist()
     if not indefinite:
         return
-    smallest = float(factor[1].reshape(-1, factor[1].shape[-1])[indefinite].min())
+    values = factor[1]
+    assert values is not None  # only eigenvalues report it
+    smallest = float(values.reshape(-1, values.shape[-1])[indefinite].min())
     raise ParameterRangeError(
         f"gram + lam I is indefinite for {len(indefinite)} of {reported.numel()} systems, {indefinite[:8]}: its "
         f"smallest eigenvalue is {smallest:.3g}. gram must be positive semi-definite; use a kernel that is, or "
