@@ -34,8 +34,9 @@ class QuadraticProblem:
         rows: R, (*B, L, r, k).
         bounds: b, (*B, L, r), +inf in a row that bounds nothing.
         equalities: how many of the rows, from the first, are equalities.
-        tie: (k,) direction, or None: where P and q leave x open, the answer is the limit of those for
-            q + ε tie as ε > 0 goes to zero. A slack without a price is drawn to its lower end this way.
+        slack: (k,) bool, or None: variables t that only measure by how much rows Rx − t ≤ b are exceeded, at a price
+            q ≥ 0. Where the price is 0, t is the least that its rows allow (nothing else would determine it), and
+            that row counts as active.
         unique: (k,) bool, which variables must be unique (an answer that is not is reported as singular), or None
             for all.
         form: what a layer calls this way of writing its problem, for the record.
@@ -46,7 +47,7 @@ class QuadraticProblem:
     rows: Tensor
     bounds: Tensor
     equalities: int = 0
-    tie: Tensor | None = None
+    slack: Tensor | None = None
     unique: Tensor | None = None
     form: str = "primal"
 
@@ -114,9 +115,3 @@ def relative(P: Tensor, q: Tensor, R: Tensor, b: Tensor, x: Tensor, y: Tensor) -
 def times(M: Tensor, v: Tensor) -> Tensor:
     """The product of a matrix and a vector, over leading dimensions that broadcast."""
     return (M @ v.unsqueeze(-1)).squeeze(-1)
-
-
-def kron_identity(M: Tensor, C: int) -> Tensor:
-    """M ⊗ I, (..., rC, kC), for M (..., r, k): what M does to the rows of a matrix of C columns, flattened."""
-    wide = torch.diag_embed(M.unsqueeze(-1).expand(*M.shape, C), dim1=-3, dim2=-1)  # (..., r, C, k, C)
-    return wide.reshape(*M.shape[:-2], M.shape[-2] * C, M.shape[-1] * C)

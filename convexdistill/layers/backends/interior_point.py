@@ -27,10 +27,10 @@ from torch import Tensor
 from convexdistill.layers.quadratic import times
 
 MAX_STEPS = 80
-TOLERANCE = 1e-12
-STALL = 12  # steps without progress
+TOLERANCE = 1e-11
+STALL = 5  # steps without progress
 TO_THE_WALL = 0.995
-REGULARISATION = 1e-13
+REGULARISATION = 1e-10
 RUIZ_STEPS = 6
 
 

@@ -5,9 +5,9 @@ With m ∈ {0, 1}^r marking the active rows, x and the multipliers y solve the s
     [ P     (mR)ᵀ    ] [x]   [ −q ]
     [ mR    −(1 − m) ] [y] = [ mb ]
 
-so y_i = 0 where a row is not active. For V = K⁻¹f and a cotangent V̄ let U = K⁻¹V̄; then f̄ = U and K̄ = −U Vᵀ, and
-dV = K⁻¹(df − dK V) (Amos & Kolter 2017, OptNet, arXiv 1703.00443, section 3). U is a solution of the same kind, so
-the backward pass calls the function itself and every higher derivative follows.
+so y_i = 0 where a row is not active. For V = K⁻¹f and a cotangent V̄ let U = K⁻¹V̄; then f̄ = U and K̄ = −U Vᵀ,
+and dV = K⁻¹(df − dK V) (Amos & Kolter 2017, OptNet, arXiv 1703.00443, section 3). U is a solution of the same
+kind, so the backward pass calls the function itself and every higher derivative follows.
 
 K is scaled to rows of about the same size (Ruiz 2001), and what is factored is K + ρ diag(I, −I), which is regular
 even where rows of R repeat each other: then the multipliers are not unique, but x is, and refinement with K itself
