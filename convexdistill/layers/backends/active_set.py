@@ -18,14 +18,13 @@ from convexdistill.layers.backends import kkt
 from convexdistill.layers.backends.diagnosis import diagnose
 from convexdistill.layers.backends.functions import differentiable
 from convexdistill.layers.backends.interior_point import Iterate, interior_point
-from convexdistill.layers.quadratic import relative, violation
+from convexdistill.layers.quadratic import relative, times, violation
 from convexdistill.layers.status import Status
 
 CORRECTIONS = 20
 ALL_AT_ONCE = 6  # corrections that may change many rows; later ones change one, which cannot cycle as easily
 ACCURATE = 1e-12
 WRONG = 1e-10
-TIE = 1e-6
 ACCEPT_BELOW = 1e-8
 
 
@@ -50,7 +49,7 @@ class Found(NamedTuple):
 
 
 def search(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, tie: Tensor | None, unique: Tensor | None, equalities: int
+    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, equalities: int
 ) -> Found:
     """Solve N programs and find their active rows, anywhere: eagerly, under transforms, and when compiling.
 
@@ -59,18 +58,18 @@ def search(
         q: (N, k).
         R: (N, r, k).
         b: (N, r).
-        tie: (k,) or None.
+        slack: (k,) bool or None.
         unique: (k,) bool or None.
         equalities: how many rows are equalities.
     """
-    inputs = [None if t is None else t.detach() for t in (P, q, R, b, tie, unique)]
+    inputs = [None if t is None else t.detach() for t in (P, q, R, b, slack, unique)]
     if torch.compiler.is_compiling():
         return Found(*_search_op(*inputs, equalities))
     return Found(*differentiable(_Search, _Search, *inputs, equalities))
 
 
 def _search(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, tie: Tensor | None, unique: Tensor | None, e: int
+    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, e: int
 ) -> tuple[Tensor, ...]:
     """The search itself, on tensors whose values can be seen."""
     N, r = b.shape
@@ -79,11 +78,7 @@ def _search(
         steps = torch.zeros(N, dtype=torch.int64, device=q.device)
         inside = Iterate(torch.zeros_like(q), torch.zeros_like(b), flags, steps)
     else:
-        tilted = q
-        if tie is not None:
-            size = (q * tie).abs().amax(-1, keepdim=True)
-            tilted = q + TIE * torch.where(size > 0, size, 1.0) * tie
-        inside = interior_point(P, tilted, R, b, e)
+        inside = _inside(P, q, R, b, slack, e)
     x, y, active, settled, error = _correct(P, q, R, b, e, unique, inside)
     # Where rows of R repeat each other, the multipliers of least norm may be negative, those from inside are not.
     other = violation(P, q, R, b, e, x, inside.y)
@@ -98,6 +93,21 @@ def _search(
         codes = torch.where(lost[suspect] | (codes != int(Status.MAX_STEPS)), codes, reported[suspect])
         reported = reported.masked_scatter(suspect, codes)
     return x, y, active, settled, reported, inside.steps
+
+
+def _inside(P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, e: int) -> Iterate:
+    """The interior-point method; slacks without a price are left out of it, and found from x afterwards."""
+    free = None if slack is None else slack & torch.eq(q, 0)
+    if free is None or not bool(free.any()):
+        return interior_point(P, q, R, b, e)
+    touching = torch.ne(R, 0) & free.unsqueeze(-2)  # (N, r, k)
+    left_out = touching.any(-1)
+    found = interior_point(P + torch.diag_embed(free.to(P)), q, R, b.masked_fill(left_out, torch.inf), e)
+    x = found.x.masked_fill(free, 0.0)
+    least = (times(R, x) - b) / torch.where(touching, R.abs(), 0.0).sum(-1)
+    least, row = torch.where(touching, least.unsqueeze(-1), -torch.inf).max(-2)  # (N, k)
+    held = torch.zeros_like(b).scatter_add(-1, row, free.to(b)) > 0
+    return Iterate(torch.where(free, least, x), found.y, found.active | held, found.steps)
 
 
 def _correct(
@@ -193,16 +203,16 @@ class _Search(torch.autograd.Function):
 
 @torch.library.custom_op("convexdistill::quadratic_search", mutates_args=())
 def _search_op(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, tie: Tensor | None, unique: Tensor | None, equalities: int
+    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, equalities: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The search as one opaque operation, whose loops ``torch.compile`` need not follow."""
-    x, y, active, settled, reported, steps = (t.clone() for t in _search(P, q, R, b, tie, unique, equalities))
+    x, y, active, settled, reported, steps = (t.clone() for t in _search(P, q, R, b, slack, unique, equalities))
     return x, y, active, settled, reported, steps
 
 
 @_search_op.register_fake
 def _(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, tie: Tensor | None, unique: Tensor | None, equalities: int
+    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, equalities: int
 ) -> tuple[Tensor, ...]:
     N = q.shape[0]
     flags = torch.empty_like(b, dtype=torch.bool)

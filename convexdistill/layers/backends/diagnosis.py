@@ -7,7 +7,7 @@ r"""Why a quadratic program could not be solved: two programs that always can be
   with y ≥ 0 for inequalities. Its own conditions say Pw ≈ 0, Rw ≥ 0 (= 0 for equalities) and qᵀw = ‖w‖²: unless
   w = 0, the objective falls for ever along −w, which breaks no row.
 
-A program that is neither ran out of steps.
+Either certificate is verified, not believed. A program that is neither ran out of steps.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from convexdistill.layers.status import Status
 
 SMALL = 1e-9  # ε
 CLEARLY = 1e-5
+CERTAIN = 1e-5  # how exactly a certificate must hold: relative, for a vector of length 1
 
 
 def diagnose(P: Tensor, q: Tensor, R: Tensor, b: Tensor, equalities: int) -> Tensor:
@@ -51,8 +52,11 @@ def _infeasible(R: Tensor, b: Tensor, e: int) -> Tensor:
     eye = torch.eye(r, dtype=R.dtype, device=R.device).expand(N, r, r)
     P = torch.diag_embed(torch.cat([R.new_full((N, k), SMALL), R.new_ones(N, r)], -1))
     found = interior_point(P, R.new_zeros(N, k + r), torch.cat([R, -eye], -1), b, e)
-    violation: Tensor = torch.linalg.vector_norm(found.x[..., k:], dim=-1)
-    return violation > CLEARLY
+    v = torch.where(b.isfinite(), found.x[..., k:], 0.0)
+    v = v / _size(v)
+    gain = -(torch.where(b.isfinite(), b, 0.0) * v).sum(-1)
+    pull: Tensor = torch.linalg.vector_norm(times(R.mT, v), dim=-1)
+    return (gain > CLEARLY) & (pull <= CERTAIN * gain)
 
 
 def _unbounded(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int) -> Tensor:
@@ -68,8 +72,14 @@ def _unbounded(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int) -> Tensor:
     cost = M.mT @ M + SMALL * torch.eye(k + r, dtype=P.dtype, device=P.device)
     signs = torch.cat([R.new_zeros(r - e, k + e), -torch.eye(r - e, dtype=P.dtype, device=P.device)], -1)
     found = interior_point(cost, times(M.mT, q), signs.expand(N, r - e, k + r), R.new_zeros(N, r - e), 0)
-    error: Tensor = torch.linalg.vector_norm(times(M, found.x) + q, dim=-1)
-    return error > CLEARLY
+    w = times(M, found.x) + q
+    w = w / _size(w)
+    slope = (q * w).sum(-1)
+    bend: Tensor = torch.linalg.vector_norm(times(P, w), dim=-1)
+    blocked = torch.cat([times(R[..., :e, :], w).abs(), -times(R[..., e:, :], w)], -1)
+    if r:
+        bend = torch.maximum(bend, blocked.amax(-1))
+    return (slope > CLEARLY) & (bend <= CERTAIN * slope)
 
 
 def _size(v: Tensor) -> Tensor:

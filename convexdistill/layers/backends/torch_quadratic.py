@@ -38,7 +38,7 @@ def solve_quadratic(problem: QuadraticProblem, options: SolveOptions) -> Solved:
     pick("method", options.method, METHODS, 'with backend="torch"')
     shape = problem.shape
     P, q, R, b = flatten(problem)
-    found = search(P, q, R, b, problem.tie, problem.unique, problem.equalities)
+    found = search(P, q, R, b, problem.slack, problem.unique, problem.equalities)
     x = attach(P, q, R, b, found.x, found.y, found.active, found.settled, options)
     answer, dual = x.reshape(*shape, q.shape[-1]), found.y.reshape(*shape, b.shape[-1])
     return Solved(
