@@ -46,6 +46,13 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def test_the_reference_names_what_is_there() -> None:
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference.md").read_text("utf-8"), re.M):
+        found = convexdistill
+        for part in name.split(".")[1:]:
+            found = getattr(found, part) if hasattr(found, part) else importlib.import_module(name)
+
+
 def test_the_readme_commands_can_be_read_by_ci() -> None:
     script = ROOT / "docs" / "readme_command.py"
     for name in ("start", "test"):
