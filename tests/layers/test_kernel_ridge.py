@@ -249,8 +249,15 @@ def test_refuses_what_is_no_gram_matrix():
         kernel_ridge(K, Y, sample_weight=torch.zeros(6, dtype=torch.float64), intercept="free")
     with pytest.raises(UnknownNameError, match="'eigh'"):
         kernel_ridge(K, Y, method="svd")
-    with pytest.raises(UnsupportedError, match="torch"):
+
+
+def test_a_backend_without_a_solver_is_refused():
+    pytest.importorskip("cvxpylayers")
+    _, K, Y = problem()
+    with pytest.raises(UnsupportedError, match=r"KernelRidgeProblem.* use one of 'torch'"):
         kernel_ridge(K, Y, backend="cvxpylayers")
+    with pytest.raises(UnsupportedError, match="KernelRidgeProblem"):
+        KernelRidge(backend="cvxpylayers")
 
 
 @pytest.mark.parametrize("on_failure", ["raise", "warn"])
@@ -314,8 +321,6 @@ def test_the_module_learns_lam():
     layer(K, Y).weight.square().sum().backward()
     assert layer.log_lam.grad < 0  # more λ, smaller coefficients
     assert repr(layer) == "KernelRidge(lam=0.5, learn_lam=True, intercept='penalized')"
-    with pytest.raises(UnsupportedError, match="KernelRidgeProblem"):
-        KernelRidge(backend="cvxpylayers")
 
 
 @settings(max_examples=40, deadline=None)

@@ -75,14 +75,17 @@ class Pinv(NamedTuple):
 def apply(pinv: Pinv, B: Tensor) -> Tensor:
     """A⁺B, (*B, k, c), without a rule for its derivative."""
     left, middle, right = pinv.left, pinv.middle, pinv.right
+    answer: Tensor
     if right is None:
         if pinv.flipped:
-            return left @ torch.linalg.solve_triangular(middle.mT, B, upper=False)
-        answer: Tensor = torch.linalg.solve_triangular(middle, left.mT @ B, upper=True)
-        return answer
-    if pinv.flipped:
-        return left @ (middle.unsqueeze(-1) * (right @ B))
-    return right.mT @ (middle.unsqueeze(-1) * (left.mT @ B))
+            answer = left @ torch.linalg.solve_triangular(middle.mT, B, upper=False)
+        else:
+            answer = torch.linalg.solve_triangular(middle, left.mT @ B, upper=True)
+    elif pinv.flipped:
+        answer = left @ (middle.unsqueeze(-1) * (right @ B))
+    else:
+        answer = right.mT @ (middle.unsqueeze(-1) * (left.mT @ B))
+    return answer
 
 
 def pinv_apply(A: Tensor, B: Tensor, pinv: Pinv, on_failure: str = "raise") -> Tensor:
