@@ -113,9 +113,12 @@ def linear_svm(
         >>> X = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
         >>> Y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.7, 0.3]], requires_grad=True)
         >>> fit = linear_svm(X, Y, lam=2.0)
-        >>> fit.weight
-        tensor([[ 0.2500, -0.2500],
-                [-0.2500,  0.2500]], grad_fn=<ViewBackward0>)
+        >>> fit.weight.detach()
+        tensor([[ 0.5000, -0.5000],
+                [-0.3000,  0.3000]])
+        >>> fit.weight[1, 1].backward()
+        >>> bool(Y.grad[2, 1] > 0)
+        True
     """
     pick("kind", kind, tuple(KINDS))
     pick("intercept", intercept, INTERCEPTS)
