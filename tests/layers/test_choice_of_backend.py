@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 
@@ -120,3 +121,13 @@ def test_explain_takes_modules_and_other_backends_and_refuses_what_the_layer_ref
     with pytest.raises(UnsupportedError, match="solves no convex problem"):
         explain(torch.nn.Linear(4, 2, dtype=torch.float64), X)
     assert ridge(X, Y).info.ok  # and nothing stays switched on
+
+
+def test_the_first_call_of_a_process_may_be_compiled():
+    code = (
+        "import torch; from convexdistill.layers import ridge\n"
+        "solve = torch.compile(lambda x, y: ridge(x, y, 0.3).weight, backend='aot_eager', fullgraph=True)\n"
+        "print(tuple(solve(torch.randn(5, 3), torch.randn(5, 2)).shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(3, 2)", done.stderr

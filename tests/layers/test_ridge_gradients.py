@@ -173,10 +173,11 @@ class TestTransforms:
         assert fit.info.status.tolist() == [0, 3, 0]
 
     @pytest.mark.parametrize("shape", [(6, 3), (3, 6)])
-    def test_compiles_to_one_graph(self, shape):
+    @pytest.mark.parametrize("method", ["auto", "qr", "svd"])
+    def test_compiles_to_one_graph(self, shape, method):
         X, Y = data(*shape, grad=True)
         compiled = torch.compile(
-            lambda x, y: ridge(x, y, 0.3, intercept="free").weight,
+            lambda x, y: ridge(x, y, 0.3, intercept="free", method=method).weight,
             backend="aot_eager",
             fullgraph=True,
         )

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+import torch
+
 from convexdistill.errors import (
     BackendUnavailableError,
     ParameterRangeError,
@@ -138,7 +140,7 @@ def use_backend(name: str) -> Iterator[None]:
 def _registry() -> dict[str, Backend]:
     """The registry, with the backends of other packages."""
     global _loaded
-    if not _loaded:
+    if not _loaded and not torch.compiler.is_compiling():  # torch.compile cannot trace a search for packages
         _loaded = True
         for point in entry_points(group=ENTRY_POINTS):
             try:

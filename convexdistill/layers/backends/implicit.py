@@ -56,7 +56,8 @@ def solve(
         factor: its tensors, without gradient, with leading dimensions *B.
         on_failure: what becomes of a gradient that is not accurate.
     """
-    inputs = (M, N, E, B, lam, method, on_failure, *factor)
+    # Three tensors at most, by name and not by *: torch.compile miscounts those.
+    inputs = (M, N, E, B, lam, method, on_failure, *factor, *(None,) * (3 - len(factor)))
     answer: Tensor = differentiable(_Solve, _SolveWithJvp, *inputs)
     return answer
 
@@ -73,8 +74,11 @@ class _Solve(torch.autograd.Function):
         lam: Tensor,
         method: str,
         on_failure: str,
-        *factor: Tensor,
+        first: Tensor,
+        second: Tensor | None,
+        third: Tensor | None,
     ) -> Tensor:
+        factor = _given(first, second, third)
         rows = (M if N is None else N).mT
         if E is None:
             right = torch.zeros((), dtype=M.dtype, device=M.device) if B is None else B
@@ -98,7 +102,7 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, V_bar: Tensor) -> Any:
         M, N, E, _, lam, V, *factor = ctx.saved_tensors
         need_M, need_N, need_E, need_B, need_lam = ctx.needs_input_grad[:5]
-        U = solve(M, N, None, V_bar, lam, ctx.method, tuple(factor), ctx.on_failure)
+        U = solve(M, N, None, V_bar, lam, ctx.method, _given(*factor), ctx.on_failure)
         rows = M if N is None else N
         NU = rows @ U if N is None or need_M or need_E else None
         if not inside_transform(V_bar):
@@ -116,7 +120,7 @@ class _Solve(torch.autograd.Function):
                 M_bar = torch.cat([R, -NU], -1) @ torch.cat([U, V], -1).mT
         lam_bar = -(U * V).sum((-2, -1)) if need_lam else None
         grads = (M_bar, N_bar, NU if need_E else None, U if need_B else None, lam_bar)
-        return *grads, None, None, *(None for _ in factor)
+        return *grads, None, None, None, None, None
 
 
 class _SolveWithJvp(_Solve):
@@ -144,7 +148,7 @@ class _SolveWithJvp(_Solve):
             right = right + dB
         if dlam is not None:
             right = right - dlam[..., None, None] * V
-        return solve(M, N, None, right, lam, ctx.method, tuple(factor), ctx.on_failure)
+        return solve(M, N, None, right, lam, ctx.method, _given(*factor), ctx.on_failure)
 
 
 def _remainder(N: Tensor, MU: Tensor, lam: Tensor, U: Tensor, V_bar: Tensor) -> Tensor:
@@ -158,6 +162,11 @@ def _size(M: Tensor, N: Tensor, lam: Tensor) -> Tensor:
     """A bound of ‖NᵀM + λI‖."""
     bound: Tensor = torch.linalg.matrix_norm(M) * torch.linalg.matrix_norm(N) + lam
     return bound
+
+
+def _given(*factor: Tensor | None) -> Factor:
+    """The tensors of a factor that are there."""
+    return tuple(tensor for tensor in factor if tensor is not None)
 
 
 def _minus(E: Tensor | None, MV: Tensor) -> Tensor:
