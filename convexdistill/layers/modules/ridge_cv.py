@@ -10,7 +10,7 @@ from convexdistill.layers.backends.base import pick
 from convexdistill.layers.modules.base import LayerModule
 from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.ridge import ridge
-from convexdistill.layers.selection import CRITERIA, select_lam
+from convexdistill.layers.selection import CRITERIA, check_grid, select_lam
 from convexdistill.layers.solution import LinearFit
 
 
@@ -31,6 +31,8 @@ class RidgeCV(LayerModule):
         on_failure: as in ``ridge``.
 
     Raises:
+        BackendUnavailableError: the backend cannot run here.
+        ParameterRangeError: the grid is empty or holds a number that is not positive and finite.
         UnknownNameError: an option is no known word.
 
     Example:
@@ -41,9 +43,11 @@ class RidgeCV(LayerModule):
         torch.Size([5, 3])
     """
 
+    intercept: str
+
     def __init__(
         self,
-        lams: Sequence[float],
+        lams: Sequence[float] | Tensor,
         criterion: str = "loo",
         *,
         per_target: bool = False,
@@ -56,7 +60,7 @@ class RidgeCV(LayerModule):
         super().__init__(
             RidgeProblem, intercept=intercept, backend=backend, form=form, method=method, on_failure=on_failure
         )
-        self.lams = tuple(float(lam) for lam in lams)
+        self.lams = tuple(check_grid(lams).tolist())
         self.criterion = pick("criterion", criterion, CRITERIA)
         self.per_target = per_target
 
@@ -66,7 +70,7 @@ class RidgeCV(LayerModule):
         Args:
             features: (*B, n, d).
             labels: (*B, n, C) or (*B, n).
-            sample_weight: (*B, n), > 0.
+            sample_weight: (*B, n), ≥ 0.
         """
         chosen = select_lam(
             features,
