@@ -24,9 +24,11 @@ from torch import Tensor
 from convexdistill.layers.backends.base import inside_transform
 from convexdistill.layers.backends.functions import differentiable
 from convexdistill.layers.backends.gradients import checked
+from convexdistill.layers.problem import TINY
 
 REGULARISATION = 1e-11
 REFINEMENTS = 4
+SHARE = 1e-4  # of a free direction, below which it is not one of x
 RUIZ_STEPS = 6
 
 
@@ -70,17 +72,20 @@ def factorise(K: Tensor, k: int) -> Factor:
 def determined(K: Tensor, factor: Factor, k: int, unique: Tensor | None) -> Tensor:
     """(N,) bool: whether the system leaves no freedom in the x_i of ``unique`` (None for all of them).
 
-    Forces of size 1 on those x_i move a regularised x by about 1/ρ along a direction that nothing holds.
+    Two steps of inverse iteration, from forces on those x_i: along a direction that nothing holds, the regularised
+    inverse is 1/ρ; that direction counts where it moves one of them.
     """
     force = torch.cos(1.0 + torch.arange(k, dtype=K.dtype, device=K.device) ** 2)
     if unique is not None:
         force = force * unique
     right = torch.cat([force, force.new_zeros(K.shape[-1] - k)]).expand(K.shape[:-1]).unsqueeze(-1)
-    moved = torch.linalg.lu_solve(factor.LU, factor.pivots, right)[..., :k, 0]
-    if unique is not None:
-        moved = moved * unique
-    distance: Tensor = torch.linalg.vector_norm(moved, dim=-1)
-    return distance * REGULARISATION < 0.1
+    for _ in range(2):
+        right = right / torch.linalg.vector_norm(right, dim=-2, keepdim=True).clamp_min(TINY)
+        right = torch.linalg.lu_solve(factor.LU, factor.pivots, right)
+    moved = right[..., :k, 0] if unique is None else right[..., :k, 0] * unique
+    size, share = torch.linalg.vector_norm(right, dim=(-2, -1)), torch.linalg.vector_norm(moved, dim=-1)
+    held: Tensor = (size * REGULARISATION < 0.1) | (share < SHARE * size)
+    return held
 
 
 def solve(K: Tensor, f: Tensor, start: Tensor, factor: Factor, on_failure: str = "raise") -> Tensor:
