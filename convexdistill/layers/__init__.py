@@ -11,20 +11,23 @@ Example:
 """
 
 from convexdistill.layers.backends import backends, register_backend, use_backend
+from convexdistill.layers.constrained import constrained_ridge
 from convexdistill.layers.explain import Explanation, explain
 from convexdistill.layers.factorized import FactorizedRidge, factorize
 from convexdistill.layers.head import ConvexHead
 from convexdistill.layers.kernel_ridge import kernel_ridge
 from convexdistill.layers.least_squares import least_squares
 from convexdistill.layers.matrix_free import ridge_matrix_free
-from convexdistill.layers.modules import KernelRidge, LeastSquares, Ridge, RidgeCV
+from convexdistill.layers.modules import ConstrainedRidge, KernelRidge, LeastSquares, LinearSVM, Ridge, RidgeCV
 from convexdistill.layers.operators import LinearOperator
 from convexdistill.layers.ridge import ridge
 from convexdistill.layers.selection import LamSelection, gcv_score, loo_residuals, loo_score, select_lam
 from convexdistill.layers.solution import LinearFit, SolveInfo
 from convexdistill.layers.status import Status
+from convexdistill.layers.svm import linear_svm
 
 __all__ = [
+    "ConstrainedRidge",
     "ConvexHead",
     "Explanation",
     "FactorizedRidge",
@@ -33,16 +36,19 @@ __all__ = [
     "LeastSquares",
     "LinearFit",
     "LinearOperator",
+    "LinearSVM",
     "Ridge",
     "RidgeCV",
     "SolveInfo",
     "Status",
     "backends",
+    "constrained_ridge",
     "explain",
     "factorize",
     "gcv_score",
     "kernel_ridge",
     "least_squares",
+    "linear_svm",
     "loo_residuals",
     "loo_score",
     "register_backend",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from convexdistill import layers
 from convexdistill.layers.kernel_problem import KernelRidgeProblem
 from convexdistill.layers.least_squares_problem import LeastSquaresProblem
 from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.quadratic import QuadraticProblem
 from convexdistill.layers.solution import LinearFit
 
 Inputs = dict[str, Tensor]
@@ -67,6 +69,26 @@ def kernel(batch: tuple[int, ...], generator: torch.Generator) -> Inputs:
     return {"gram": 0.5 * (K + K.mT), **made}
 
 
+def classification(n: int, d: int, columns: int) -> Callable[[tuple[int, ...], torch.Generator], Inputs]:
+    """Gaussian features, rows of labels on the simplex, and λ."""
+
+    def make(batch: tuple[int, ...], generator: torch.Generator) -> Inputs:
+        made = regression(n, d, columns)(batch, generator)
+        return {**made, "labels": (2 * made["labels"]).softmax(-1)}
+
+    return make
+
+
+def simplex_ridge(**given: Any) -> LinearFit:
+    """Ridge with rows of the weight on the simplex."""
+    return layers.constrained_ridge(constraint="simplex", **given)
+
+
+def one_vs_rest(**given: Any) -> LinearFit:
+    """A binary support vector machine for every column."""
+    return layers.linear_svm(kind="one-vs-rest", **given)
+
+
 CASES: dict[str, Case] = {
     case.name: case
     for case in (
@@ -74,5 +96,10 @@ CASES: dict[str, Case] = {
         Case("ridge, more features than examples", RidgeProblem, layers.ridge, regression(4, 7, 2)),
         Case("least squares", LeastSquaresProblem, layers.least_squares, unregularised),
         Case("kernel ridge", KernelRidgeProblem, layers.kernel_ridge, kernel),
+        Case("constrained ridge", QuadraticProblem, layers.constrained_ridge, regression(9, 4, 3)),
+        Case("ridge on the simplex", QuadraticProblem, simplex_ridge, regression(9, 4, 3)),
+        Case("svm", QuadraticProblem, layers.linear_svm, classification(9, 4, 3)),
+        Case("svm, one against the rest", QuadraticProblem, one_vs_rest, classification(9, 4, 3)),
+        Case("svm, more features than examples", QuadraticProblem, layers.linear_svm, classification(5, 7, 3)),
     )
 }
