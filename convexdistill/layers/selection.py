@@ -99,12 +99,12 @@ def loo_score(
         >>> Y = X @ torch.randn(20, 2, generator=draw) + 4 * torch.randn(40, 2, generator=draw)
         >>> log_lam = torch.zeros((), requires_grad=True)
         >>> optimizer = torch.optim.Adam([log_lam], lr=0.1)
-        >>> before = float(loo_score(X, Y, log_lam.exp()).mean())
+        >>> before = loo_score(X, Y, log_lam.exp()).mean().item()
         >>> for _ in range(60):
         ...     optimizer.zero_grad()
         ...     loo_score(X, Y, log_lam.exp()).mean().backward()
         ...     optimizer.step()
-        >>> float(loo_score(X, Y, log_lam.exp()).mean()) < before
+        >>> loo_score(X, Y, log_lam.exp()).mean().item() < before
         True
     """
     return _differentiable_score(features, labels, lam, sample_weight, intercept, "loo")
