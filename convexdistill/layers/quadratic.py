@@ -35,8 +35,8 @@ class QuadraticProblem:
         bounds: b, (*B, L, r), +inf in a row that bounds nothing.
         equalities: how many of the rows, from the first, are equalities.
         slack: (k,) bool, or None: variables t that only measure by how much rows Rx − t ≤ b are exceeded, at a
-            price q ≥ 0. Where the price is 0, t is the least that its rows allow (nothing else would determine
-            it), and that row counts as active.
+            price q ≥ 0, at most one a row. Where the price is 0, t is the least that its rows allow (nothing else
+            would determine it), and that row counts as active.
         unique: (k,) bool, which variables must be unique (an answer that is not is reported as singular), or None
             for all.
         form: what a layer calls this way of writing its problem, for the record.

@@ -99,10 +99,10 @@ def _inside(P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, e:
     """The interior-point method; slacks without a price are left out of it, and found from x afterwards."""
     free = None if slack is None else slack & torch.eq(q, 0)
     if free is None or not bool(free.any()):
-        return interior_point(P, q, R, b, e)
+        return interior_point(P, q, R, b, e, slack)
     touching = torch.ne(R, 0) & free.unsqueeze(-2)  # (N, r, k)
     left_out = touching.any(-1)
-    found = interior_point(P + torch.diag_embed(free.to(P)), q, R, b.masked_fill(left_out, torch.inf), e)
+    found = interior_point(P + torch.diag_embed(free.to(P)), q, R, b.masked_fill(left_out, torch.inf), e, slack)
     x = found.x.masked_fill(free, 0.0)
     least = (times(R, x) - b) / torch.where(touching, R.abs(), 0.0).sum(-1)
     least, row = torch.where(touching, least.unsqueeze(-1), -torch.inf).max(-2)  # (N, k)

@@ -24,14 +24,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convexdistill.layers.backends.newton_system import NewtonSystem
 from convexdistill.layers.quadratic import times
 
 MAX_STEPS = 80
 TOLERANCE = 1e-11
 STALL = 5  # steps without progress
 TO_THE_WALL = 0.995
-REGULARISATION = 1e-10
-RUIZ_STEPS = 6
+RUIZ_STEPS = 4
 
 
 class Iterate(NamedTuple):
@@ -50,7 +50,9 @@ class Iterate(NamedTuple):
     steps: Tensor
 
 
-def interior_point(P: Tensor, q: Tensor, R: Tensor, b: Tensor, equalities: int) -> Iterate:
+def interior_point(
+    P: Tensor, q: Tensor, R: Tensor, b: Tensor, equalities: int, slack: Tensor | None = None
+) -> Iterate:
     """Solve N programs.
 
     Args:
@@ -59,6 +61,7 @@ def interior_point(P: Tensor, q: Tensor, R: Tensor, b: Tensor, equalities: int) 
         R: (N, r, k).
         b: (N, r), may hold +inf.
         equalities: how many rows, from the first, are equalities.
+        slack: (k,) bool, variables that ``newton_system.py`` can eliminate, or None.
     """
     bounded = b.isfinite()
     R = torch.where(bounded.unsqueeze(-1), R, 0.0)  # a row 0 ≤ 1 bounds nothing
@@ -69,28 +72,29 @@ def interior_point(P: Tensor, q: Tensor, R: Tensor, b: Tensor, equalities: int) 
     q, b = column * q, row * b
     cost = torch.maximum(_largest(P.flatten(-2)), _largest(q))
     cost = torch.where(cost > 0, cost, 1.0).unsqueeze(-1)
-    found = _iterate(P / cost.unsqueeze(-1), q / cost, R, b, equalities)
+    found = _iterate(P / cost.unsqueeze(-1), q / cost, R, b, equalities, slack)
     return Iterate(column * found.x, cost * row * found.y, found.active & bounded, found.steps)
 
 
 def _equilibrate(P: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
     """Scales of the variables (N, k) and rows (N, r) that bring all entries near 1 (Ruiz 2001)."""
     column, row = torch.ones_like(P[..., 0]), torch.ones_like(R[..., 0])
+    P, R = P.abs(), R.abs()
     for _ in range(RUIZ_STEPS):
-        scaled = row.unsqueeze(-1) * R * column.unsqueeze(-2)
-        by_column = (column.unsqueeze(-1) * P * column.unsqueeze(-2)).abs().amax(-1)
+        by_column = column * (P * column.unsqueeze(-2)).amax(-1)
         if R.shape[-2]:
-            by_column = torch.maximum(by_column, scaled.abs().amax(-2))
-            by_row = scaled.abs().amax(-1)
+            by_row = row * (R * column.unsqueeze(-2)).amax(-1)
+            by_column = torch.maximum(by_column, column * (R * row.unsqueeze(-1)).amax(-2))
             row = row * torch.where(by_row > 0, by_row, 1.0).rsqrt()
         column = column * torch.where(by_column > 0, by_column, 1.0).rsqrt()
     return column, row
 
 
-def _iterate(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int) -> Iterate:
+def _iterate(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int, slack: Tensor | None) -> Iterate:
     """The method itself, on scaled data."""
     G, h = R[..., e:, :], b[..., e:]
-    x, y, s, z = _start(P, q, R, b, e)
+    system = NewtonSystem(P, R, e, slack)
+    x, y, s, z = _start(system, q, b, e)
     active = torch.zeros_like(s, dtype=torch.bool)
     steps = torch.zeros(len(q), dtype=torch.int64, device=q.device)
     best = torch.full_like(q[..., 0], float("inf"))
@@ -110,7 +114,7 @@ def _iterate(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int) -> Iterate:
         running = (best > TOLERANCE) & (idle < STALL) & error.isfinite()
         if not bool(running.any()):
             break
-        newton = _Newton(P, R, e, s, z, r_d, r_p, r_i)
+        newton = _Newton(system, s, z, (r_d, r_p, r_i))
         dx, dy, ds, dz = newton.direction(s * z)
         tapia = ds / s < dz / z
         active = _where(running & better, tapia, active)
@@ -127,45 +131,29 @@ def _iterate(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int) -> Iterate:
 
 
 class _Newton:
-    """One factorisation for the predictor and the corrector."""
+    """The directions of one step: one factorisation for the predictor and the corrector."""
 
     def __init__(
-        self, P: Tensor, R: Tensor, e: int, s: Tensor, z: Tensor, r_d: Tensor, r_p: Tensor, r_i: Tensor
+        self, system: NewtonSystem, s: Tensor, z: Tensor, residuals: tuple[Tensor, Tensor, Tensor]
     ) -> None:
-        self.G, self.s, self.z, self.r_d, self.r_p, self.r_i = R[..., e:, :], s, z, r_d, r_p, r_i
-        self.M = _matrix(P, R, e, z / s)
-        self.LU, self.pivots, _ = torch.linalg.lu_factor_ex(self.M)
+        self.system, self.s, self.z = system, s, z
+        self.r_d, self.r_p, self.r_i = residuals
+        system.factor(z / s)
 
     def direction(self, r_c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Δx, Δy, Δs, Δz for a complementarity residual r_c."""
-        top = -self.r_d - times(self.G.mT, (self.z * self.r_i - r_c) / self.s)
-        right = torch.cat([top, -self.r_p], -1).unsqueeze(-1)
-        v = torch.linalg.lu_solve(self.LU, self.pivots, right)
-        v = v + torch.linalg.lu_solve(self.LU, self.pivots, right - self.M @ v)
-        k = self.G.shape[-1]
-        dx, dy = v[..., :k, 0], v[..., k:, 0]
-        ds = -self.r_i - times(self.G, dx)
+        G = self.system.G
+        top = -self.r_d - times(G.mT, (self.z * self.r_i - r_c) / self.s)
+        dx, dy = self.system.solve(top, -self.r_p)
+        ds = -self.r_i - times(G, dx)
         return dx, dy, ds, -(r_c + self.z * ds) / self.s
 
 
-def _matrix(P: Tensor, R: Tensor, e: int, weight: Tensor) -> Tensor:
-    """The matrix of the Newton step, (N, k + e, k + e), made regular."""
-    A, G = R[..., :e, :], R[..., e:, :]
-    M = P + G.mT @ (weight.unsqueeze(-1) * G)
-    M = M + REGULARISATION * torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    if e == 0:
-        return M
-    corner = -REGULARISATION * torch.eye(e, dtype=P.dtype, device=P.device).expand(len(P), e, e)
-    return torch.cat([torch.cat([M, A.mT], -1), torch.cat([A, corner], -1)], -2)
-
-
-def _start(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _start(system: NewtonSystem, q: Tensor, b: Tensor, e: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The point with the least ‖Gx − h‖² in the bargain, pushed inside (Vandenberghe 2010, section 5.3)."""
-    G, h = R[..., e:, :], b[..., e:]
-    right = torch.cat([times(G.mT, h) - q, b[..., :e]], -1).unsqueeze(-1)
-    v, _ = torch.linalg.solve_ex(_matrix(P, R, e, torch.ones_like(h)), right)
-    k = P.shape[-1]
-    x, y = v[..., :k, 0], v[..., k:, 0]
+    G, h = system.G, b[..., e:]
+    system.factor(torch.ones_like(h))
+    x, y = system.solve(times(G.mT, h) - q, b[..., :e])
     s = h - times(G, x)
     return x, y, _inside(s), _inside(-s)
 

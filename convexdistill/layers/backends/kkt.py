@@ -29,7 +29,7 @@ from convexdistill.layers.problem import TINY
 REGULARISATION = 1e-11
 REFINEMENTS = 4
 SHARE = 1e-4  # of a free direction, below which it is not one of x
-RUIZ_STEPS = 6
+RUIZ_STEPS = 4
 
 
 class Factor(NamedTuple):
@@ -57,15 +57,13 @@ def assemble(P: Tensor, R: Tensor, m: Tensor) -> Tensor:
 def factorise(K: Tensor, k: int) -> Factor:
     """Scale, regularise and factor K, whose first k unknowns are x."""
     K = K.detach()
-    scale = torch.ones_like(K[..., 0])
-    scaled = K
+    scale, size = torch.ones_like(K[..., 0]), K.abs()
     for _ in range(RUIZ_STEPS):
-        largest = scaled.abs().amax(-1)
+        largest = scale * (size * scale.unsqueeze(-2)).amax(-1)
         scale = scale * torch.where(largest > 0, largest, 1.0).rsqrt()
-        scaled = scale.unsqueeze(-1) * K * scale.unsqueeze(-2)
-    size = K.shape[-1]
-    sign = torch.where(torch.arange(size, device=K.device) < k, 1.0, -1.0).to(K.dtype)
-    LU, pivots, _ = torch.linalg.lu_factor_ex(scaled + REGULARISATION * torch.diag_embed(sign))
+    sign = torch.where(torch.arange(K.shape[-1], device=K.device) < k, 1.0, -1.0).to(K.dtype)
+    scaled = scale.unsqueeze(-1) * K * scale.unsqueeze(-2) + REGULARISATION * torch.diag(sign)
+    LU, pivots, _ = torch.linalg.lu_factor_ex(scaled)
     return Factor(LU, pivots, scale)
 
 
