@@ -10,15 +10,29 @@ Example:
     torch.Size([20, 3])
 """
 
+from importlib import import_module
+from typing import Any
+
 from convexdistill.layers.backends import backends, register_backend, use_backend
+from convexdistill.layers.chunks import ridge_in_chunks
 from convexdistill.layers.constrained import constrained_ridge
+from convexdistill.layers.convex_layer import ConvexLayer, ConvexSolution
 from convexdistill.layers.explain import Explanation, explain
 from convexdistill.layers.factorized import FactorizedRidge, factorize
 from convexdistill.layers.head import ConvexHead
 from convexdistill.layers.kernel_ridge import kernel_ridge
 from convexdistill.layers.least_squares import least_squares
+from convexdistill.layers.logistic import logistic_regression
 from convexdistill.layers.matrix_free import ridge_matrix_free
-from convexdistill.layers.modules import ConstrainedRidge, KernelRidge, LeastSquares, LinearSVM, Ridge, RidgeCV
+from convexdistill.layers.modules import (
+    ConstrainedRidge,
+    KernelRidge,
+    LeastSquares,
+    LinearSVM,
+    LogisticRegression,
+    Ridge,
+    RidgeCV,
+)
 from convexdistill.layers.operators import LinearOperator
 from convexdistill.layers.ridge import ridge
 from convexdistill.layers.selection import LamSelection, gcv_score, loo_residuals, loo_score, select_lam
@@ -27,8 +41,11 @@ from convexdistill.layers.status import Status
 from convexdistill.layers.svm import linear_svm
 
 __all__ = [
+    "ClosedForm",
     "ConstrainedRidge",
     "ConvexHead",
+    "ConvexLayer",
+    "ConvexSolution",
     "Explanation",
     "FactorizedRidge",
     "KernelRidge",
@@ -37,6 +54,7 @@ __all__ = [
     "LinearFit",
     "LinearOperator",
     "LinearSVM",
+    "LogisticRegression",
     "Ridge",
     "RidgeCV",
     "SolveInfo",
@@ -49,11 +67,20 @@ __all__ = [
     "kernel_ridge",
     "least_squares",
     "linear_svm",
+    "logistic_regression",
     "loo_residuals",
     "loo_score",
     "register_backend",
     "ridge",
+    "ridge_in_chunks",
     "ridge_matrix_free",
     "select_lam",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``ClosedForm`` derives from a class of cvxpylayers, which loads with its first use."""
+    if name == "ClosedForm":
+        return import_module("convexdistill.layers.solver_interface").ClosedForm
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

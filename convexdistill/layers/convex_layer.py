@@ -148,9 +148,9 @@ class ConvexLayer(nn.Module):
         flat: list[Tensor] = []
         for parameter, tensor in zip(parameters, tensors, strict=True):
             core = tensor.ndim - len(parameter.shape)
-            wide = tensor.requires_grad or math.prod(tensor.shape[:core]) > 1 or not flat
-            spread = tensor.expand(*batch, *parameter.shape) if wide else tensor
-            flat.append(spread.reshape(*((count,) if wide else ()), *parameter.shape))
+            wide = tensor.requires_grad or math.prod(tensor.shape[:core]) != 1 or not flat
+            spread = tensor.expand((*batch, *parameter.shape)) if wide else tensor
+            flat.append(spread.reshape((*((count,) if wide else ()), *parameter.shape)))
 
         nonfinite = torch.zeros(count, dtype=torch.bool, device=first.device)
         invalid = nonfinite.clone()
@@ -173,18 +173,17 @@ class ConvexLayer(nn.Module):
                 conic.Record(nothing.double(), nothing.to(torch.int8), nothing.long(), nothing.long()), batch
             )
             tie = sum((t.sum() for t in flat), first.new_zeros(()))  # so that backward finds its way
-            values = tuple(tie.expand(*batch, *v.shape) for v in self.program.variables)
+            values = tuple(tie.expand((*batch, *v.shape)) for v in self.program.variables)
             return ConvexSolution(values, info)
         record, values = conic.solve(self.program, self.on_failure, nonfinite | invalid, *flat)
         status = record.status.masked_fill(invalid, int(Status.INVALID_INPUT))
         status = status.masked_fill(nonfinite, int(Status.NONFINITE_INPUT))
         info = _info(record._replace(status=status), batch)
         failure.enforce(info, self.on_failure)
-        shaped = []
-        for variable, value in zip(self.program.variables, values, strict=True):
-            if self.on_failure == "nan":
-                value = value.masked_fill((status != 0).reshape(-1, *[1] * (value.ndim - 1)), float("nan"))
-            shaped.append(value.reshape(*batch, *variable.shape).to(first.dtype))
+        shaped = [
+            value.reshape((*batch, *variable.shape)).to(first.dtype)
+            for variable, value in zip(self.program.variables, values, strict=True)
+        ]
         return ConvexSolution(tuple(shaped), info)
 
     def _batch_shape(self, tensors: Sequence[Tensor]) -> torch.Size:

@@ -31,9 +31,9 @@ def logistic_regression(
 
     Minimises ``Σ_i s_i (m_i logsumexp(z_i) − y_i · z_i) + ½ Σ_c λ_c ‖W_c‖²`` with logits ``z = x W + b`` and
     ``m_i = Σ_c y_ic``: the cross-entropy of soft labels y with softmax(z), where they sum to 1. This is
-    scikit-learn's ``LogisticRegression`` with ``lam = 1/C`` (its C). The answer is unique for λ > 0; entries of a free
-    intercept sum to 0. Derivatives are those of the optimality condition ``Xᵀ s(mP − Y) + Λ∘W = 0``, to any order:
-    with H the Hessian at W and A = X H⁻¹ ∂L/∂W, ``∂L/∂y_i = s_i (A_i − P_i·A_i)`` (see
+    scikit-learn's ``LogisticRegression`` with ``lam = 1/C`` (its C). The answer is unique for λ > 0; a free
+    intercept sums to 0. Derivatives are those of the optimality condition ``Xᵀ s(mP − Y) + Λ∘W = 0``, to any
+    order: with H the Hessian at W and A = X H⁻¹ ∂L/∂W, ``∂L/∂y_i = s_i (A_i − P_i·A_i)`` (see
     :mod:`convexdistill.layers.backends.implicit_logistic`).
 
     Leading dimensions broadcast; gradients of what was shared are sums over what shared it. The solve runs
@@ -52,8 +52,8 @@ def logistic_regression(
         sample_weight: s ≥ 0, (*B, n). Default: all 1. May require grad, also where it is 0.
         intercept: ``"none"``; ``"free"``, unpenalised as in scikit-learn; or ``"penalized"``, the weight of
             a column of ones.
-        backend: ``"auto"`` (Newton's method in torch), ``"torch"``, ``"cvxpylayers"`` (an exponential-cone program,
-            for small problems and first derivatives), or a registered name.
+        backend: ``"auto"`` (Newton's method in torch), ``"torch"``, ``"cvxpylayers"`` (an exponential-cone
+            program, for small problems and first derivatives), or a registered name.
         form: ``"primal"`` solves for d×C numbers, ``"dual"`` for n×C, ``"auto"`` for the fewer.
         method: ``"auto"``, or one the backend knows; torch knows ``"newton"``, which forms the Hessian, and
             ``"newton-cg"``, which does not and is taken where it would have more than 1024 rows; cvxpylayers knows
@@ -61,8 +61,7 @@ def logistic_regression(
         on_failure: ``"raise"``; ``"warn"``, which returns the inaccurate answer with a
             :class:`~convexdistill.errors.NumericalWarning`; or ``"nan"``, which fills the failed batch
             elements with NaN and tells in ``fit.info.status``. Under ``torch.func`` transforms and
-            ``torch.compile`` nothing can raise on values, so every policy acts as ``"nan"``; the number of Newton
-            steps is fixed there (16, where 5 to 10 are common).
+            ``torch.compile`` nothing can raise on values, so every policy acts as ``"nan"``.
 
     Returns:
         A :class:`LinearFit`: ``weight`` (*B, d, C), or (*B, d) for vector labels; ``intercept`` (*B, C),
@@ -154,39 +153,58 @@ def reduce(
 
 def _rules(binary: bool, intercept: str) -> list[Rule]:
     """What soft labels must be for the problem to be convex, and a free intercept to be finite."""
-    rules = [
-        Rule(
-            lambda v: ((v["labels"] < 0) | (v["labels"] > 1)).flatten(-2).any(-1),
-            "labels given as vectors are probabilities of the second of two classes, and must lie in [0, 1]; class "
-            "indices become soft labels with torch.nn.functional.one_hot(labels.long()).to(features.dtype).",
-            "labels",
-            0.5,
-        )
-        if binary
-        else Rule(
-            lambda v: (v["labels"].sum(-1) < 0).any(-1),
-            "a row of labels sums to less than 0, where the loss is not convex; soft labels are probabilities, "
-            "so shift or clamp them first.",
-            "labels",
-            1.0,
-        )
-    ]
+    rules = [_PROBABILITIES if binary else _MASSES]
     if intercept == "free":
-        rules.append(
-            Rule(
-                lambda v: _has_empty_class(v, binary),
-                "a class has no (weighted) mass in labels, so its free intercept would run to minus infinity; drop "
-                'the class, or use intercept="penalized" or "none".',
-                "labels",
-                0.5,
-            )
-        )
+        rules.append(_NO_EMPTY_CLASS._replace(broken=_has_empty_binary_class) if binary else _NO_EMPTY_CLASS)
     return rules
 
 
-def _has_empty_class(values: Values, binary: bool) -> Tensor:
-    Y, s = values["labels"], values["sample_weight"]
-    assert Y is not None
-    if binary:
-        Y = torch.cat([1 - Y, Y], -1)
+def _is_no_probability(values: Values) -> Tensor:
+    Y = _labels(values)
+    return ((Y < 0) | (Y > 1)).flatten(-2).any(-1)
+
+
+def _has_negative_mass(values: Values) -> Tensor:
+    return (_labels(values).sum(-1) < 0).any(-1)
+
+
+def _has_empty_class(values: Values) -> Tensor:
+    return _any_empty(_labels(values), values["sample_weight"])
+
+
+def _has_empty_binary_class(values: Values) -> Tensor:
+    Y = _labels(values)
+    return _any_empty(torch.cat([1 - Y, Y], -1), values["sample_weight"])
+
+
+def _any_empty(Y: Tensor, s: Tensor | None) -> Tensor:
     return ((Y if s is None else s.unsqueeze(-1) * Y).sum(-2) <= 0).any(-1)
+
+
+def _labels(values: Values) -> Tensor:
+    Y = values["labels"]
+    assert Y is not None
+    return Y
+
+
+_PROBABILITIES = Rule(
+    _is_no_probability,
+    "labels given as vectors are probabilities of the second of two classes, and must lie in [0, 1]; class indices "
+    "become soft labels with torch.nn.functional.one_hot(labels.long()).to(features.dtype).",
+    "labels",
+    0.5,
+)
+_MASSES = Rule(
+    _has_negative_mass,
+    "a row of labels sums to less than 0, where the loss is not convex; soft labels are probabilities, so shift "
+    "or clamp them first.",
+    "labels",
+    1.0,
+)
+_NO_EMPTY_CLASS = Rule(
+    _has_empty_class,
+    "a class has no (weighted) mass in labels, so its free intercept would run to minus infinity; drop the class, "
+    'or use intercept="penalized" or "none".',
+    "labels",
+    0.5,
+)

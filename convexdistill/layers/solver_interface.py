@@ -156,11 +156,11 @@ class ClosedForm(SolverInterface):
         system[:, columns, n + rows] = -A[first, :entries]
         right = torch.cat([-q, q.new_zeros(len(q), m)], -1)
         right[:, n + in_b.to(q.device)] = A[:, entries:]
-        _require_convex(system[:, :n, :n])
+        _require_convex(system[:, :n, :n], len(q))
         LU, pivots, info = torch.linalg.lu_factor_ex(system)
         pivot = LU.diagonal(dim1=-2, dim2=-1).abs()
         small = pivot.amin(-1) <= SINGULAR_BELOW * pivot.amax(-1) if n + m else info.bool()
-        _refuse((info != 0) | small)
+        _refuse(((info != 0) | small).expand(len(q)))
         answer = _solve(system, (LU, pivots), right, "answer")
         x, y = answer[:, :n], answer[:, n:]
         return x, y, Solved(system, (LU, pivots), x, y) if needs_grad else None
@@ -219,7 +219,7 @@ def _solve(system: Tensor, factors: tuple[Tensor, Tensor], right: Tensor, what: 
     return answer
 
 
-def _require_convex(P: Tensor) -> None:
+def _require_convex(P: Tensor, batch: int) -> None:
     """Check that every P (batch, n, n) is positive semidefinite, up to rounding.
 
     Raises:
@@ -230,7 +230,7 @@ def _require_convex(P: Tensor) -> None:
     size = P.abs().amax((-2, -1)).clamp_min(1e-300)
     shift = 1e-11 * P.shape[-1] * size[:, None, None] * torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
     _, info = torch.linalg.cholesky_ex(P + shift)
-    if bool((wrong := info != 0).any()):
+    if bool((wrong := (info != 0).expand(batch)).any()):
         raise ParameterRangeError(
             f"ClosedForm: the objective is not convex for batch elements {_first(wrong)} of {len(wrong)}; look "
             "for a parameter that was declared nonneg or PSD and has a value that is not."

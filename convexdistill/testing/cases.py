@@ -12,6 +12,7 @@ from torch import Tensor
 from convexdistill import layers
 from convexdistill.layers.kernel_problem import KernelRidgeProblem
 from convexdistill.layers.least_squares_problem import LeastSquaresProblem
+from convexdistill.layers.logistic_problem import LogisticProblem
 from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.quadratic import QuadraticProblem
 from convexdistill.layers.solution import LinearFit
@@ -96,6 +97,7 @@ CASES: dict[str, Case] = {
         Case("ridge, more features than examples", RidgeProblem, layers.ridge, regression(4, 7, 2)),
         Case("least squares", LeastSquaresProblem, layers.least_squares, unregularised),
         Case("kernel ridge", KernelRidgeProblem, layers.kernel_ridge, kernel),
+        Case("logistic regression", LogisticProblem, layers.logistic_regression, classification(9, 4, 3)),
         Case("constrained ridge", QuadraticProblem, layers.constrained_ridge, regression(9, 4, 3)),
         Case("ridge on the simplex", QuadraticProblem, simplex_ridge, regression(9, 4, 3)),
         Case("svm", QuadraticProblem, layers.linear_svm, classification(9, 4, 3)),

@@ -27,7 +27,7 @@ def cholesky(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
     S = M.mT @ M
     S = S + lam[..., None, None] * torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
     L, info = torch.linalg.cholesky_ex(S)
-    condition = torch.linalg.matrix_norm(S) * _inverse_norm("cholesky", (L,))
+    condition = torch.linalg.matrix_norm(S) * inverse_norm("cholesky", (L,))
     # info == 0 proves nothing: rounding lets Cholesky "succeed" on singular matrices.
     return (L,), condition, (info != 0) | ~(condition * _epsilon(M) < 1)
 
@@ -59,7 +59,7 @@ def qr(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
     R = torch.linalg.qr(torch.cat([M, root], dim=-2), mode="r").R
     diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
     singular = diagonal.amin(-1) <= _epsilon(M) * diagonal.amax(-1)
-    condition = torch.linalg.matrix_norm(R) ** 2 * _inverse_norm("qr", (R,))
+    condition = torch.linalg.matrix_norm(R) ** 2 * inverse_norm("qr", (R,))
     return (R,), condition, singular
 
 
@@ -91,7 +91,7 @@ def apply(method: str, factor: Factor, B: Tensor) -> Tensor:
     return answer
 
 
-def _inverse_norm(method: str, factor: Factor, steps: int = 3) -> Tensor:
+def inverse_norm(method: str, factor: Factor, steps: int = 3) -> Tensor:
     """Estimate of ‖S⁻¹‖₂ by inverse iteration from a fixed vector, at the price of a few columns."""
     k = factor[0].shape[-1]
     v = torch.cos(torch.arange(1, k + 1, dtype=factor[0].dtype, device=factor[0].device))

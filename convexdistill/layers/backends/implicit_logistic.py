@@ -17,8 +17,10 @@ V = H⁻¹B, with a derivative of the same kind. For U = H⁻¹V̄, A = XU and Q
     B̄ = U      X̄ = −(K(Q) Uᵀ + K(A) Vᵀ)      Λ̄ = −U∘V
     P̄ = −w∘(A∘Q − A (P·Q) − Q (P·A))          w̄ = −(P·(A∘Q) − (P·A)(P·Q)),   row by row.
 
-Nothing is differentiated through the iterations or a factorisation. Solves of backward passes are checked like
-those of forward passes.
+Nothing is differentiated through the iterations or a factorisation. Solves of backward passes are checked like those
+of forward passes. In gauged rows (see ``softmax.py``) H⁻¹ is the inverse on rows that sum to zero: W has no other
+derivative there, and B̄ and P̄ no other part that matters. (The tensors of a factor are arguments by name, since
+torch.compile miscounts those of a ``*``.)
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ from torch import Tensor
 
 from convexdistill.layers.backends.base import inside_transform
 from convexdistill.layers.backends.functions import differentiable
-from convexdistill.layers.backends.gradients import checked
+from convexdistill.layers.backends.gradients import ACCEPT_BELOW, checked
 from convexdistill.layers.backends.newton_factors import Factor, solve
 from convexdistill.layers.backends.softmax import curve, hessian_apply, misfit
 
 TOLERANCE = 1e-14
-LIMIT_WHOLE, LIMIT_BLOCKS, LIMIT_HIDDEN = 6, 1000, 200
+LIMIT_NEWTON, LIMIT_CG, LIMIT_CG_HIDDEN = 6, 1000, 200
 
 
 def minimiser(
@@ -43,10 +45,10 @@ def minimiser(
     w: Tensor,
     T: Tensor,
     penalty: Tensor,
-    gauge: Tensor,
+    gauged: Tensor,
     W: Tensor,
     factor: Factor,
-    whole: bool,
+    method: str,
     on_failure: str,
 ) -> Tensor:
     """W as a function of X, w, T and Λ.
@@ -56,13 +58,13 @@ def minimiser(
         w: (*B, n).
         T: (*B, n, C).
         penalty: Λ, (*B, D, C).
-        gauge: ρ, (*B, D, 1), without gradient.
+        gauged: (*B, D, 1), 1 where a row of W sums to zero; without gradient.
         W: the minimiser, (*B, D, C), without gradient.
-        factor: of H at W, or near it, without gradient.
-        whole: whether the factor is of the whole H, or of its blocks.
+        factor: of H at W or near it, without gradient.
+        method: whose factor it is, ``"newton"`` or ``"newton-cg"``.
         on_failure: what becomes of a gradient that is not accurate.
     """
-    inputs = (X, w, T, penalty, gauge, W, whole, on_failure, *factor)
+    inputs = (X, w, T, penalty, gauged, W, method, on_failure, *factor)
     answer: Tensor = differentiable(_Minimiser, _MinimiserWithJvp, *inputs)
     return answer
 
@@ -76,26 +78,29 @@ class _Minimiser(torch.autograd.Function):
         w: Tensor,
         T: Tensor,
         penalty: Tensor,
-        gauge: Tensor,
+        gauged: Tensor,
         W: Tensor,
-        whole: bool,
+        method: str,
         on_failure: str,
-        *factor: Tensor,
+        L: Tensor,
+        scale: Tensor,
+        Q: Tensor | None,
+        outside: Tensor | None,
     ) -> Tensor:
         return W.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        X, w, T, penalty, gauge, _, whole, on_failure, *factor = inputs
-        ctx.whole, ctx.on_failure = whole, on_failure
-        ctx.save_for_backward(X, w, T, penalty, gauge, output, *factor)
+        X, w, T, penalty, gauged, _, method, on_failure, *factor = inputs
+        ctx.method, ctx.on_failure = method, on_failure
+        ctx.save_for_backward(X, w, T, penalty, gauged, output, *factor)
 
     @staticmethod
     def backward(ctx: Any, W_bar: Tensor) -> Any:
-        X, w, T, penalty, gauge, W, *factor = ctx.saved_tensors
+        X, w, T, penalty, gauged, W, *factor = ctx.saved_tensors
         need_X, need_w, need_T, need_penalty = ctx.needs_input_grad[:4]
         P = torch.softmax(X @ W, -1)
-        U = _solve(X, w, P, penalty, gauge, W_bar, tuple(factor), ctx.whole, ctx.on_failure)
+        U = _solve(X, w, P, penalty, gauged, W_bar, _factor(*factor), ctx.method, ctx.on_failure)
         A = X @ U if need_X or need_w or need_T else None
         X_bar = w_bar = None
         if A is not None and need_X:
@@ -103,7 +108,7 @@ class _Minimiser(torch.autograd.Function):
         if A is not None and need_w:
             w_bar = -(P * A).sum(-1)
         penalty_bar = -W * U if need_penalty else None
-        return X_bar, w_bar, A if need_T else None, penalty_bar, None, None, None, None, *(None for _ in factor)
+        return X_bar, w_bar, A if need_T else None, penalty_bar, None, None, None, None, None, None, None, None
 
 
 class _MinimiserWithJvp(_Minimiser):
@@ -112,12 +117,12 @@ class _MinimiserWithJvp(_Minimiser):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         _Minimiser.setup_context(ctx, inputs, output)
-        X, w, T, penalty, gauge, _, _, _, *factor = inputs
-        ctx.save_for_forward(X, w, T, penalty, gauge, output, *factor)
+        X, w, T, penalty, gauged, _, _, _, *factor = inputs
+        ctx.save_for_forward(X, w, T, penalty, gauged, output, *factor)
 
     @staticmethod
     def jvp(ctx: Any, dX: Any, dw: Any, dT: Any, dpenalty: Any, *_: Any) -> Tensor:
-        X, w, T, penalty, gauge, W, *factor = ctx.saved_tensors
+        X, w, T, penalty, gauged, W, *factor = ctx.saved_tensors
         P = torch.softmax(X @ W, -1)
         right = torch.zeros_like(W)
         if dT is not None:
@@ -128,7 +133,7 @@ class _MinimiserWithJvp(_Minimiser):
             right = right - dX.mT @ misfit(P, w, T) - X.mT @ curve(w, P, dX @ W)
         if dpenalty is not None:
             right = right - dpenalty * W
-        return _solve(X, w, P, penalty, gauge, right, tuple(factor), ctx.whole, ctx.on_failure)
+        return _solve(X, w, P, penalty, gauged, right, _factor(*factor), ctx.method, ctx.on_failure)
 
 
 def _solve(
@@ -136,16 +141,16 @@ def _solve(
     w: Tensor,
     P: Tensor,
     penalty: Tensor,
-    gauge: Tensor,
+    gauged: Tensor,
     B: Tensor,
     factor: Factor,
-    whole: bool,
+    method: str,
     on_failure: str,
 ) -> Tensor:
     """V = H⁻¹B, (*B, D, C), differentiable in X, w, P, Λ and B."""
     # In a transform nothing can raise on values; the forward of the Function does not always see the transform.
     on_failure = "nan" if inside_transform(B) else on_failure
-    inputs = (X, w, P, penalty, gauge, B, whole, on_failure, *factor)
+    inputs = (X, w, P, penalty, gauged, B, method, on_failure, *factor)
     answer: Tensor = differentiable(_Solve, _SolveWithJvp, *inputs)
     return answer
 
@@ -159,36 +164,40 @@ class _Solve(torch.autograd.Function):
         w: Tensor,
         P: Tensor,
         penalty: Tensor,
-        gauge: Tensor,
+        gauged: Tensor,
         B: Tensor,
-        whole: bool,
+        method: str,
         on_failure: str,
-        *factor: Tensor,
+        L: Tensor,
+        scale: Tensor,
+        Q: Tensor | None,
+        outside: Tensor | None,
     ) -> Tensor:
-        def H(V: Tensor) -> Tensor:
-            return hessian_apply(X, w, P, penalty, gauge, V)
+        def product(V: Tensor) -> Tensor:
+            return hessian_apply(X, w, P, penalty, V)
 
-        look = on_failure != "nan" and not inside_transform(B)
-        limit = LIMIT_WHOLE if whole else LIMIT_BLOCKS if look else LIMIT_HIDDEN
-        V, rest = solve(H, factor, B, TOLERANCE, limit, look)
+        def size() -> Tensor:  # a bound of ‖H‖, as K is at most w/2
+            return (w * X.square().sum(-1)).sum(-1) / 2 + penalty.amax((-2, -1))
 
-        def size() -> Tensor:
-            row = X.square().sum(-1)  # ‖K‖ is at most w/2
-            return (w * row).sum(-1) / 2 + (penalty + gauge).amax((-2, -1))
-
-        return checked(V, rest, B, size, on_failure)
+        look = on_failure != "nan"
+        limit = LIMIT_NEWTON if method == "newton" else LIMIT_CG if look else LIMIT_CG_HIDDEN
+        V, rest = solve(product, (L, scale, Q, outside), gauged, B, TOLERANCE, limit, look)
+        if look:
+            return checked(V, rest, B, size, on_failure)
+        wrong = ~(_norm(rest) <= ACCEPT_BELOW * (size() * _norm(V) + _norm(B)))  # true for NaN
+        return V.masked_fill(wrong[..., None, None], float("nan"))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        X, w, P, penalty, gauge, _, whole, on_failure, *factor = inputs
-        ctx.whole, ctx.on_failure = whole, on_failure
-        ctx.save_for_backward(X, w, P, penalty, gauge, output, *factor)
+        X, w, P, penalty, gauged, _, method, on_failure, *factor = inputs
+        ctx.method, ctx.on_failure = method, on_failure
+        ctx.save_for_backward(X, w, P, penalty, gauged, output, *factor)
 
     @staticmethod
     def backward(ctx: Any, V_bar: Tensor) -> Any:
-        X, w, P, penalty, gauge, V, *factor = ctx.saved_tensors
+        X, w, P, penalty, gauged, V, *factor = ctx.saved_tensors
         need_X, need_w, need_P, need_penalty, _, need_B = ctx.needs_input_grad[:6]
-        U = _solve(X, w, P, penalty, gauge, V_bar, tuple(factor), ctx.whole, ctx.on_failure)
+        U = _solve(X, w, P, penalty, gauged, V_bar, _factor(*factor), ctx.method, ctx.on_failure)
         X_bar = w_bar = P_bar = None
         if need_X or need_w or need_P:
             A, Q = X @ U, X @ V
@@ -200,7 +209,7 @@ class _Solve(torch.autograd.Function):
             if need_P:
                 P_bar = w.unsqueeze(-1) * (A * mean_Q + Q * mean_A - A * Q)
         penalty_bar = -U * V if need_penalty else None
-        return X_bar, w_bar, P_bar, penalty_bar, None, U if need_B else None, None, None, *(None for _ in factor)
+        return X_bar, w_bar, P_bar, penalty_bar, None, U if need_B else None, None, None, None, None, None, None
 
 
 class _SolveWithJvp(_Solve):
@@ -209,12 +218,12 @@ class _SolveWithJvp(_Solve):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         _Solve.setup_context(ctx, inputs, output)
-        X, w, P, penalty, gauge, _, _, _, *factor = inputs
-        ctx.save_for_forward(X, w, P, penalty, gauge, output, *factor)
+        X, w, P, penalty, gauged, _, _, _, *factor = inputs
+        ctx.save_for_forward(X, w, P, penalty, gauged, output, *factor)
 
     @staticmethod
     def jvp(ctx: Any, dX: Any, dw: Any, dP: Any, dpenalty: Any, _: Any, dB: Any, *__: Any) -> Tensor:
-        X, w, P, penalty, gauge, V, *factor = ctx.saved_tensors
+        X, w, P, penalty, gauged, V, *factor = ctx.saved_tensors
         Q = X @ V
         right = torch.zeros_like(V) if dB is None else dB
         if dX is not None:
@@ -226,4 +235,13 @@ class _SolveWithJvp(_Solve):
             right = right - X.mT @ (w.unsqueeze(-1) * (dP * (Q - mean) - P * change))
         if dpenalty is not None:
             right = right - dpenalty * V
-        return _solve(X, w, P, penalty, gauge, right, tuple(factor), ctx.whole, ctx.on_failure)
+        return _solve(X, w, P, penalty, gauged, right, _factor(*factor), ctx.method, ctx.on_failure)
+
+
+def _factor(L: Tensor, scale: Tensor, Q: Tensor | None, outside: Tensor | None) -> Factor:
+    return L, scale, Q, outside
+
+
+def _norm(values: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.matrix_norm(values)
+    return norm

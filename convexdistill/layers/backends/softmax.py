@@ -6,9 +6,10 @@ With Z = XW, P = softmax(Z) row by row, masses w_i = s_i m_i and targets T_i = s
     gradient    Xᵀ R + Λ∘W,                 R = diag(w) P − T
     Hessian     V ↦ Xᵀ K(XV) + Λ∘V,         K(Q)_i = w_i (P_i∘Q_i − P_i Σ_c P_ic Q_ic).
 
-Adding a constant to a row of W changes no probability, so the Hessian of the data is zero along those
-directions. Where the answer is known to have rows of sum zero, a *gauge* term ``ρ_j Σ_c V_jc / C`` is added to
-row j of HV: it changes neither the answer nor any derivative of it, and makes H regular.
+Adding a constant to a row of W changes no probability. On such shifts the Hessian of the data is zero, and on what
+is orthogonal to them (rows of sum zero) H acts by itself wherever the penalty is the same for all classes. In rows
+where the answer is known to sum to zero (*gauged* rows: of a free intercept, and all rows where λ is shared by the
+classes), shifts are therefore left out of every system.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def curve(w: Tensor, P: Tensor, Q: Tensor) -> Tensor:
     return w.unsqueeze(-1) * P * (Q - (P * Q).sum(-1, keepdim=True))
 
 
-def hessian_apply(X: Tensor, w: Tensor, P: Tensor, penalty: Tensor, gauge: Tensor, V: Tensor) -> Tensor:
+def hessian_apply(X: Tensor, w: Tensor, P: Tensor, penalty: Tensor, V: Tensor) -> Tensor:
     """HV, (*B, D, C).
 
     Args:
@@ -50,27 +51,14 @@ def hessian_apply(X: Tensor, w: Tensor, P: Tensor, penalty: Tensor, gauge: Tenso
         w: masses, (*B, n).
         P: probabilities, (*B, n, C).
         penalty: Λ, (*B, D, C).
-        gauge: ρ, (*B, D, 1); 0 where there is none.
         V: (*B, D, C).
     """
-    return X.mT @ curve(w, P, X @ V) + penalty * V + gauge * V.mean(-1, keepdim=True)
+    return X.mT @ curve(w, P, X @ V) + penalty * V
 
 
-def gauge_strength(X: Tensor, w: Tensor, P: Tensor, rows: Tensor, free: bool) -> Tensor:
-    """ρ, (*B, D, 1): the mean eigenvalue of the data's Hessian, where ``rows`` (*B', D, 1) is true, 0 elsewhere.
-
-    Any positive number would do; this one does not spoil the condition. It is one number for all penalised rows,
-    so that it means the same in a rotated basis, and one for the intercept.
-    """
-    n, D = X.shape[-2:]
-    spread = w * (P * complement(P)).sum(-1) / (P.shape[-1] - 1)
-    penalised = D - free
-    rank = max(min(n, penalised), 1)
-    squares = X[..., :penalised].square().sum(-1)
-    strength = ((spread * squares).sum(-1) / rank)[..., None, None].expand(*spread.shape[:-1], penalised, 1)
-    if free:
-        strength = torch.cat([strength, spread.sum(-1)[..., None, None]], -2)
-    return strength * rows
+def without_shift(V: Tensor, gauged: Tensor) -> Tensor:
+    """V with rows that sum to zero where ``gauged``, (*B, D, 1), is 1."""
+    return V - gauged * V.mean(-1, keepdim=True)
 
 
 def line_minimum(
@@ -81,8 +69,8 @@ def line_minimum(
     Along a line φ(t) = objective(W + tD), and φ''' is at most M φ'' for M the largest range of a row of XD: the
     third cumulant of a variable is at most its range times its variance. So from any t with φ' ≤ 0 the step
     ``log(1 + Ma)/M``, a = −φ'/φ'', stays left of the minimum (Bach 2010, "Self-concordant analysis for logistic
-    regression", section 2; Sun & Tran-Dinh 2019). A few such steps come near the minimum, without a trial that could
-    fail; for small M they are Newton's.
+    regression", section 2; Sun & Tran-Dinh 2019). A few such steps come near the minimum, without a trial that
+    could fail; for small M they are Newton's.
 
     Args:
         Z: logits XW, (*B, n, C).

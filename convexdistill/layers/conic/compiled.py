@@ -147,13 +147,21 @@ class _Solve(torch.autograd.Function):
             torch.tensor([o.steps for o in outcomes], dtype=torch.int64, device=device),
             torch.tensor([SOLVERS.index(o.solver) for o in outcomes], device=device),
         )
+        answers = [v.detach().clone().to(device) for v in values]
+        if on_failure == "nan":
+            failed = record.status != 0
+            answers = [v.masked_fill(failed.reshape(-1, *[1] * (v.ndim - 1)), math.nan) for v in answers]
+            for outcome in outcomes:
+                if outcome.status:
+                    outcome.point = None  # no answer, so no gradient either
         ctx.mark_non_differentiable(*record)
-        return *record, *(v.detach().clone().to(device) for v in values)
+        return *record, *answers
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
         given = cotangents[len(Record._fields) :]
-        if any(torch._C._functorch.is_functorch_wrapped_tensor(g) for g in given):
+        wrapped = torch._C._functorch
+        if any(wrapped.is_functorch_wrapped_tensor(g) or wrapped.is_legacy_batchedtensor(g) for g in given):
             raise UnsupportedError(TRANSFORM)
         leaves, values, batch, on_failure = ctx.inner
         parameters = ctx.saved_tensors

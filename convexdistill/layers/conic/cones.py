@@ -29,6 +29,9 @@ import scipy.sparse as sp
 from convexdistill.layers.conic import curved
 from convexdistill.layers.conic.curved import Array
 
+# Up to this many rows matrices are dense, where sparse ones cost more in bookkeeping than they save.
+DENSE_UP_TO = 250
+
 
 @dataclass(frozen=True)
 class Cones:
@@ -66,14 +69,14 @@ def split(cones: Cones, v: Array, slack: Array) -> tuple[Array, Array, Any]:
         slack: (m,) a point near s, where the exponential and power cones start their search.
 
     Returns:
-        y (m,), s (m,), and D (m, m) sparse; NaN where a projection was not found.
+        y (m,), s (m,), and D (m, m), sparse where it is large; NaN where a projection was not found.
     """
     y, end = v.copy(), cones.zero + cones.nonneg
     diagonal = np.ones(end)
     active = v[cones.zero : end] > 0
     y[cones.zero : end][~active] = 0.0
     diagonal[cones.zero :] = active
-    blocks: list[Any] = [sp.diags_array(diagonal)] if end else []
+    blocks: list[Array] = []
     for size in cones.soc:
         rows = slice(end, end + size)
         y[rows], D = _second_order(v[rows])
@@ -93,8 +96,30 @@ def split(cones: Cones, v: Array, slack: Array) -> tuple[Array, Array, Any]:
         y[rows] = (s - p).reshape(-1)
         blocks += list(np.eye(3) - D)
         end = rows.stop
-    derivative = sp.block_diag(blocks, format="csc") if blocks else sp.csc_array((0, 0))
-    return y, y - v, derivative
+    return y, y - v, _block_diagonal(diagonal, blocks)
+
+
+def _block_diagonal(diagonal: Array, blocks: list[Array]) -> Any:
+    """A matrix with entries and then blocks on its diagonal; sparse where it is large."""
+    size = len(diagonal) + sum(map(len, blocks))
+    if size > DENSE_UP_TO:
+        return sp.block_diag([sp.diags_array(diagonal), *blocks] if len(diagonal) else blocks, format="csc")
+    matrix, end = np.zeros((size, size)), len(diagonal)
+    np.fill_diagonal(matrix[:end, :end], diagonal)
+    for block in blocks:
+        matrix[end : end + len(block), end : end + len(block)] = block
+        end += len(block)
+    return matrix
+
+
+def blockwise(cones: Cones, sizes: Array) -> Array:
+    """Sizes (m,) of rows, where all rows of a cone that is not made of half-lines get the largest of theirs."""
+    out, end = sizes.copy(), cones.zero + cones.nonneg
+    lengths = [*cones.soc, *(k * (k + 1) // 2 for k in cones.psd), *[3] * (cones.exp + len(cones.power))]
+    if lengths:
+        starts = end + np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        out[end:] = np.repeat(np.maximum.reduceat(sizes, starts), lengths)
+    return out
 
 
 def _second_order(v: Array) -> tuple[Array, Array]:

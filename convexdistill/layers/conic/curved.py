@@ -10,15 +10,15 @@ p_x ≤ 0 and p_y ≤ 0: there s = (p_x, 0, p_z⁺)), or a point of the curved b
 
     s − p + μ ∇g(s) = 0,     g(s) = 0,     μ > 0.
 
-These four equations are solved by Newton's method from the solver's own point, which is near; where that
-fails, from the best of many points of the boundary (exponential), or from a bisection (power).
-Differentiating them gives the derivative of the projection, the upper left 3×3 block of
+These four equations are solved by Newton's method from the solver's own point, which is near; where that fails
+(close to a face, mostly) by a search in one dimension: over the rays (r, 1, eʳ) of the exponential cone, over
+r = |z| of the power cone. The surface is straight along the ray â = s/‖s‖ and bent only along ĉ ⟂ â, ∇g, so the
+derivative of the projection is
 
-    [I + μ ∇²g   ∇g]⁻¹
-    [ ∇gᵀ         0]
+    D = â âᵀ + ĉ ĉᵀ / (1 + μ ĉᵀ∇²g ĉ).
 
-Where Newton's method fails the result is NaN, which no test of accuracy lets pass. Faces of the power cone are
-left out (they are met only by p with p_z = 0 exactly) and give NaN as well.
+Where both fail the result is NaN, which no test of accuracy lets pass. Faces of the power cone are left out (they
+are met only by p with p_z = 0 exactly) and give NaN as well.
 
 Source: Friberg 2023, "Projection onto the exponential cone: a univariate root-finding problem"; Hien 2015,
 "Differential properties of Euclidean projections onto power cone".
@@ -35,6 +35,7 @@ Array = NDArray[np.float64]
 Curve = Callable[[Array], tuple[Array, Array, Array]]
 
 STEPS = 50
+FLAT = 300.0
 CONVERGED = 1e-13
 
 
@@ -49,13 +50,21 @@ def project_exp(p: Array, near: Array) -> tuple[Array, Array]:
         inside = ((y > 0) & (y * np.exp(x / y) <= z)) | ((y == 0) & (x <= 0) & (z >= 0))
         # −p in the dual cone cl{(u, v, w) : u < 0, −u exp(v/u) ≤ e w}
         polar = ((x > 0) & (x * np.exp(y / x) <= -np.e * z)) | ((x == 0) & (y <= 0) & (z <= 0))
+        # Where |x/y| is so large that e to it is 0 or infinite, the cone is flat to the last digit.
+        flat = ~inside & ~polar & (x < 0) & (y > 0) & (x / y < -FLAT)
+        edge = ~inside & ~polar & (x > 0) & (z > 0) & (1 - y / x > FLAT)
     face = ~inside & ~polar & (x <= 0) & (y <= 0)
-    s, D = _boundary(p, near, _exponential, ~(inside | polar | face), (1,), _scan)
+    s, D = _boundary(p, near, _exponential, ~(inside | polar | face | flat | edge), (1,), _search_exp)
     s[inside], D[inside] = p[inside], np.eye(3)
     s[polar], D[polar] = 0.0, 0.0
     s[face] = np.stack([x, np.zeros_like(x), np.maximum(z, 0.0)], -1)[face]
     D[face] = 0.0
     D[face, 0, 0], D[face, 2, 2] = 1.0, (z > 0)[face]
+    s[flat] = np.stack([x, y, np.maximum(z, 0.0)], -1)[flat]
+    D[flat] = np.diag([1.0, 1.0, 0.0])
+    D[flat, 2, 2] = (z > 0)[flat]
+    s[edge] = np.stack([0 * x, 0 * x, z], -1)[edge]
+    D[edge] = np.diag([0.0, 0.0, 1.0])
     return s, D
 
 
@@ -71,10 +80,10 @@ def project_power(p: Array, alpha: Array, near: Array) -> tuple[Array, Array]:
     def curve(s: Array) -> tuple[Array, Array, Array]:
         return _power(s, alpha[rest])
 
-    def start(p: Array) -> Array:
-        return _bisect(p, alpha[rest])
+    def search(p: Array) -> tuple[Array, Array]:
+        return _search_power(p, alpha[rest])
 
-    s, D = _boundary(p, near, curve, rest, (0, 1), start)
+    s, D = _boundary(p, near, curve, rest, (0, 1), search)
     s[inside], D[inside] = p[inside], np.eye(3)
     s[polar], D[polar] = 0.0, 0.0
     return s, D
@@ -86,11 +95,11 @@ def _boundary(
     curve: Curve,
     chosen: NDArray[np.bool_],
     held: tuple[int, ...],
-    start: Callable[[Array], Array],
+    search: Callable[[Array], tuple[Array, Array]],
 ) -> tuple[Array, Array]:
-    """Newton's method for the four equations of the chosen rows; NaN in every other row, and where it fails.
+    """Projections and derivatives of the chosen rows; NaN in every other row, and where both methods fail.
 
-    ``held`` are the coordinates that the curve needs to be > 0; ``start`` gives the second point to start from.
+    ``held`` are the coordinates that the curve needs to be > 0; ``search`` is the method for where Newton's fails.
     """
     s_all, D_all = np.full_like(p, np.nan), np.full((len(p), 3, 3), np.nan)
     if not chosen.any():
@@ -98,13 +107,18 @@ def _boundary(
     p, near = p[chosen], near[chosen]
     with np.errstate(all="ignore"):
         s, mu = _newton(p, np.where(np.isfinite(near), near, p), curve, held)
-        if np.isnan(s).any():
-            again, mu_again = _newton(p, start(p), curve, held)
-            failed = np.isnan(s[:, 0])
-            s, mu = np.where(failed[:, None], again, s), np.where(failed, mu_again, mu)
+        failed = np.isnan(s[:, 0])
+        if failed.any():
+            slow, mu_slow = search(p)
+            s, mu = np.where(failed[:, None], slow, s), np.where(failed, mu_slow, mu)
         _, gradient, hessian = curve(s)
-        inverse = _solve(_bordered(gradient, hessian, mu), np.broadcast_to(np.eye(4), (len(p), 4, 4)))
-    s_all[chosen], D_all[chosen] = s, inverse[:, :3, :3]
+        along = s / np.linalg.norm(s, axis=-1, keepdims=True)
+        across = np.cross(along, gradient / np.linalg.norm(gradient, axis=-1, keepdims=True))
+        across /= np.linalg.norm(across, axis=-1, keepdims=True)
+        bend = mu * np.einsum("ki,kij,kj->k", across, hessian, across)
+        D = along[:, :, None] * along[:, None, :]
+        D += (across[:, :, None] * across[:, None, :]) / (1 + bend)[:, None, None]
+    s_all[chosen], D_all[chosen] = s, D
     return s_all, D_all
 
 
@@ -134,34 +148,54 @@ def _newton(p: Array, s: Array, curve: Curve, held: tuple[int, ...]) -> tuple[Ar
     return np.where(good[:, None], s, np.nan), np.where(good, mu, np.nan)
 
 
-def _scan(p: Array) -> Array:
-    """Start for the exponential cone: the boundary ray (r, 1, eʳ) whose normal plane comes nearest to p.
+def _search_exp(p: Array) -> tuple[Array, Array]:
+    """s and μ for the exponential cone: the ray a(r) = (r, 1, eʳ) that comes nearest to p, by bisection.
 
-    At the projection p = τ a + μ b with a = (r, 1, eʳ), b = ∇g(a), τ > 0, μ > 0, so p·(a × b) = 0.
+    At the projection p = τa + μb with b = ∇g(a) = (eʳ, (1 − r)eʳ, −1), so that p·(a × b) = 0.
     """
-    r = np.linspace(-20.0, 20.0, 1601)
-    e = np.exp(r)
-    a = np.stack([r, np.ones_like(r), e], -1)
-    b = np.stack([e, (1 - r) * e, -np.ones_like(r)], -1)
-    a /= np.linalg.norm(a, axis=-1, keepdims=True)
-    b /= np.linalg.norm(b, axis=-1, keepdims=True)
-    along, across = p @ a.T, np.abs(p @ np.cross(a, b).T)
-    best = np.where((along > 0) & (p @ b.T > 0), across, np.inf).argmin(-1)
-    start: Array = along[np.arange(len(p)), best, None] * a[best]
-    return start
+    grid = np.sinh(np.linspace(-6.5, 6.5, 650))
+    a, b = _rays(grid)
+    down = p @ np.cross(a, b).T > 0  # whether p·a/‖a‖ falls
+    near = (p @ a.T > 0) & (p @ b.T > 0)
+    turns = ~down[:, :-1] & down[:, 1:] & (near[:, :-1] | near[:, 1:])
+    first = turns.argmax(-1)
+    low, high = grid[first], grid[first + 1]
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        falls = np.einsum("ki,ki->k", p, np.cross(*_rays(middle))) > 0
+        low, high = np.where(falls, low, middle), np.where(falls, middle, high)
+    a, b = _rays(low)
+    along, normal = np.einsum("ki,ki->k", p, a), np.einsum("ki,ki->k", p, b)
+    found = turns.any(-1) & (along > 0) & (normal >= 0)
+    s = np.where(found[:, None], along[:, None] * a, np.nan)
+    return s, normal / np.linalg.norm(_exponential(s)[1], axis=-1)
 
 
-def _bisect(p: Array, alpha: Array) -> Array:
-    """Start for the power cone: (x, y, ±r) with r the root of x(r)^α y(r)^(1−α) − r in (0, |z|) (Hien 2015)."""
+def _rays(r: Array) -> tuple[Array, Array]:
+    """a and b of rays r, as unit vectors; divided by eʳ where that is large."""
+    down, up = np.exp(-np.maximum(r, 0)), np.exp(np.minimum(r, 0))
+    a = np.stack([r * down, down, up], -1)
+    b = np.stack([up, (1 - r) * up, -down], -1)
+    return a / np.linalg.norm(a, axis=-1, keepdims=True), b / np.linalg.norm(b, axis=-1, keepdims=True)
+
+
+def _search_power(p: Array, alpha: Array) -> tuple[Array, Array]:
+    """s and μ for the power cone: s = (x, y, ±r) with r the root of x(r)^α y(r)^(1−α) − r in (0, |z|)."""
     size = np.abs(p[:, 2])
-    low, high = np.zeros_like(size), size.copy()
-    for _ in range(60):
-        r = 0.5 * (low + high)
-        x = 0.5 * (p[:, 0] + np.sqrt(p[:, 0] ** 2 + 4 * alpha * r * (size - r)))
-        y = 0.5 * (p[:, 1] + np.sqrt(p[:, 1] ** 2 + 4 * (1 - alpha) * r * (size - r)))
+    low, high = np.full_like(size, -FLAT), np.full_like(size, FLAT)
+    for _ in range(80):  # over w, with r = |z| / (1 + e⁻ʷ): exact for r near 0 and near |z|
+        w = 0.5 * (low + high)
+        r, mu = size / (1 + np.exp(-w)), size / (1 + np.exp(w))
+        x, y = _root(p[:, 0], alpha * r * mu), _root(p[:, 1], (1 - alpha) * r * mu)
         above = x**alpha * y ** (1 - alpha) >= r
-        low, high = np.where(above, r, low), np.where(above, high, r)
-    return np.stack([x, y, np.sign(p[:, 2]) * r], -1)
+        low, high = np.where(above, w, low), np.where(above, high, w)
+    return np.stack([x, y, np.sign(p[:, 2]) * r], -1), mu
+
+
+def _root(p: Array, product: Array) -> Array:
+    """The positive x with x(x − p) = product, without cancellation."""
+    root = np.sqrt(p**2 + 4 * product)
+    return np.where(p > 0, 0.5 * (p + root), 2 * product / (root - p))
 
 
 def _bordered(gradient: Array, hessian: Array, mu: Array) -> Array:

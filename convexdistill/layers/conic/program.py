@@ -8,8 +8,8 @@ With y = Π_{K*}(v) and s = y − v (Moreau's decomposition, see ``cones``) a pa
 
     F₁ = Px + q + Aᵀy = 0,      F₂ = Ax + s − b = 0,
 
-because y ∈ K*, s ∈ K and yᵀs = 0 hold for every v. So two norms, relative to the sizes of their terms, say all
-there is to say of an answer, whatever the solver said: this is the *residual*. Newton's method on F with
+because y ∈ K*, s ∈ K and yᵀs = 0 hold for every v. So F alone, relative to the sizes of its terms, says all there
+is to say of an answer, whatever the solver said: this is the *residual*. Newton's method on F with
 
     J = [P   AᵀD  ]        D = ∂y/∂v
         [A   D − I]
@@ -31,6 +31,7 @@ Source: Robinson 1992, "Normal maps induced by linear transformations"; Agrawal,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,15 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 from scipy.sparse.csgraph import structural_rank
 
-from convexdistill.layers.conic.cones import Cones, split
+from convexdistill.layers.conic.cones import DENSE_UP_TO, Cones, blockwise, split
 from convexdistill.layers.conic.curved import Array
 
 TINY = float(np.finfo(np.float64).tiny)
 REFINE_STEPS = 6
 REFINE_BELOW = 1e-13
+FLOOR = 1e-4
 LEAST_SQUARES_ABOVE = 1e-10
-DENSE_UP_TO = 1500
+LEAST_SQUARES_DENSE_UP_TO = 1500
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +66,31 @@ class Program:
         """Whether no entry is NaN or infinite."""
         return all(np.isfinite(part).all() for part in (self.P.data, self.q, self.A.data, self.b))
 
-    def length(self) -> float:
-        """The size that x has by the data alone: the larger of ‖b‖/‖A‖ and ‖q‖/‖P‖, or 1."""
-        sizes = (_over(_norm(self.b), _norm(self.A.data)), _over(_norm(self.q), _norm(self.P.data)))
-        return max(sizes) or 1.0
+    @cached_property
+    def matrices(self) -> tuple[Any, Any]:
+        """P and A, as dense arrays where they are small."""
+        dense = sum(self.A.shape) <= DENSE_UP_TO
+        return (self.P.toarray(), self.A.toarray()) if dense else (self.P, self.A)
+
+    @cached_property
+    def sizes(self) -> tuple[Any, Any]:
+        """|P| and |A|, entry by entry."""
+        return abs(self.matrices[0]), abs(self.matrices[1])
+
+    @cached_property
+    def lengths(self) -> tuple[float, float]:
+        """What the data alone say of the size of x: the smallest size that they suggest, and the typical one.
+
+        Suggestions are ‖q‖/‖P‖ and |bᵢ|/‖Aᵢ‖₁; of the latter the median is typical, so that one bound of 1e20
+        (which means: none) does not make everything else look small.
+        """
+        by_q = _over(_norm(self.q), _norm(self.P.data))
+        rows = self.sizes[1] @ np.ones(len(self.q))
+        given = (self.b != 0) & (rows > 0)
+        by_b = np.abs(self.b[given]) / rows[given]
+        if not by_b.size:
+            return by_q or 1.0, by_q or 1.0
+        return min(float(by_b.min()), by_q or np.inf), max(float(np.median(by_b)), by_q)
 
     def scaled(self) -> tuple[Program, float, float]:
         """The same program in units in which x and the objective have size 1, and the units of x and of y.
@@ -75,7 +98,7 @@ class Program:
         With x = αx̂, s = αŝ and y = γŷ the program of P̂ = (α/γ)P, q̂ = q/γ and b̂ = b/α has the answer x̂, ŝ, ŷ:
         solvers with absolute tolerances do not see how small or large the user's units are.
         """
-        alpha = self.length()
+        alpha = self.lengths[1]
         gamma = max(alpha * _norm(self.P.data), _norm(self.q)) or 1.0
         scaled = Program(self.P * (alpha / gamma), self.q / gamma, self.A, self.b / alpha, self.cones)
         return (scaled, alpha, gamma) if scaled.finite else (self, 1.0, 1.0)
@@ -98,19 +121,29 @@ class Point:
 def measure(program: Program, x: Array, v: Array, slack: Array) -> Point:
     """The point of a pair (x, v); its residual is NaN where it cannot be judged.
 
-    The residual is the larger of ‖F₁‖ / max(‖Px‖, ‖Aᵀy‖, ‖q‖) and ‖F₂‖ / max(‖Ax‖, ‖s‖, ‖b‖). Where all terms
-    are 0 (x = 0 is optimal, say) rounding is measured against a thousandth of what an x of the size that the data
-    suggest would give.
+    The residual is the largest entry of F over the sum of the sizes of the terms it is made of,
+
+        |F₁|ⱼ / (|P||x| + |A|ᵀ|y| + |q|)ⱼ,      |F₂|ᵢ / (|A||x| + |s| + |b|)ᵢ,
+
+    so that no constraint hides behind a larger one; a second-order, semidefinite, … cone counts as one. Where all
+    terms of an entry are 0, rounding is measured against 1e-4 of what x and y as a whole would give there.
+
+    Source: Oettli and Prager 1964 (componentwise backward error).
     """
-    P, q, A, b = program.P, program.q, program.A, program.b
-    y, s, D = split(program.cones, v, slack)
-    Px, Ay, Ax = P @ x, A.T @ y, A @ x
-    F1, F2 = Px + q + Ay, Ax + s - b
-    size_P, size_A, least = _norm(P.data), _norm(A.data), 1e-3 * program.length()
-    scale1 = max(_norm(Px), _norm(Ay), _norm(q), size_P * least) or size_A or TINY
-    scale2 = max(_norm(Ax), _norm(s), _norm(b), size_A * least) or TINY
-    errors = _norm(F1) / scale1, _norm(F2) / scale2
-    residual = float("nan") if np.isnan(errors).any() else max(errors)
+    (P, A), q, b = program.matrices, program.q, program.b
+    with np.errstate(over="ignore", invalid="ignore"):
+        y, s, D = split(program.cones, v, slack)
+        F1, F2 = P @ x + q + A.T @ y, A @ x + s - b
+        size_P, size_A = program.sizes
+        size_y, size_s = (blockwise(program.cones, np.abs(part)) for part in (y, s))
+        size_x, whole_y = np.abs(x), np.full(len(y), size_y.max(initial=0.0))
+        whole_x = np.full(len(x), max(size_x.max(initial=0.0), program.lengths[0]))
+        scale1 = size_P @ size_x + size_A.T @ size_y + np.abs(q)
+        scale2 = blockwise(program.cones, size_A @ size_x + np.abs(b)) + size_s
+        scale1 = scale1 + FLOOR * (size_P @ whole_x + size_A.T @ (whole_y if whole_y.any() else whole_y + 1.0))
+        scale2 = scale2 + FLOOR * (size_A @ whole_x)
+        errors = np.abs(np.concatenate([F1, F2])) / np.maximum(np.concatenate([scale1, scale2]), TINY)
+    residual = float("nan") if np.isnan(errors).any() else float(errors.max(initial=0.0))
     return Point(x, v, y, s, D, np.concatenate([F1, F2]), residual)
 
 
@@ -124,7 +157,7 @@ def refine(program: Program, point: Point) -> Point:
             return point
         factor = _factor(program, point)
         closer = _after(program, point, _solve(factor, -point.F))
-        if closer is None and point.residual > LEAST_SQUARES_ABOVE and np.isfinite(factor[0].data).all():
+        if closer is None and point.residual > LEAST_SQUARES_ABOVE:
             closer = _after(program, point, _least_squares(factor[0], -point.F))
         if closer is None or closer.residual > 0.5 * point.residual:
             return closer or point
@@ -171,7 +204,7 @@ def infeasible(program: Program, y: Array, tolerance: float = 1e-6) -> bool:
     """
     gain = -float(program.b @ y)
     with np.errstate(all="ignore"):
-        return gain > 0 and _norm(program.A.T @ y) * program.length() <= tolerance * gain
+        return gain > 0 and _norm(program.A.T @ y) * program.lengths[1] <= tolerance * gain
 
 
 def unbounded(program: Program, x: Array, s: Array, tolerance: float = 1e-6) -> bool:
@@ -185,19 +218,33 @@ def unbounded(program: Program, x: Array, s: Array, tolerance: float = 1e-6) -> 
 def _factor(program: Program, point: Point) -> Any:
     """J and its LU factors, kept with the point; the factors are None where J is singular."""
     if point.factor is None:
-        eye = sp.eye_array(len(point.v), format="csc")
-        blocks = [[program.P, program.A.T @ point.D], [program.A, point.D - eye]]
-        J = sp.block_array(blocks, format="csc")
-        J.eliminate_zeros()
-        lu = None
-        # SuperLU writes to the terminal when whole blocks are missing, so those are found before.
-        if np.isfinite(J.data).all() and structural_rank(J) == J.shape[0]:
-            try:
-                lu = spla.splu(J)
-            except RuntimeError:
-                lu = None
-        point.factor = (J, lu)
+        (P, A), m = program.matrices, len(point.v)
+        if sp.issparse(A):
+            blocks = [[P, A.T @ point.D], [A, point.D - sp.eye_array(m, format="csc")]]
+            J = sp.block_array(blocks, format="csc")
+            J.eliminate_zeros()
+        else:
+            J = np.block([[P, A.T @ point.D], [A, point.D - np.eye(m)]])
+        point.factor = (J, _lu(J))
     return point.factor
+
+
+def _lu(J: Any) -> Any:
+    """A function ``(right, transposed) -> solution``, or None where J is singular or not finite."""
+    if not sp.issparse(J):
+        if not np.isfinite(J).all():
+            return None
+        LU, pivots, info = scipy.linalg.lapack.dgetrf(J)
+        solve = scipy.linalg.lapack.dgetrs
+        return None if info else lambda right, transposed: solve(LU, pivots, right, trans=int(transposed))[0]
+    # SuperLU writes to the terminal when whole blocks are missing, so those are found before.
+    if not np.isfinite(J.data).all() or structural_rank(J) < J.shape[0]:
+        return None
+    try:
+        lu = spla.splu(J)
+    except RuntimeError:
+        return None
+    return lambda right, transposed: lu.solve(right, "T" if transposed else "N")
 
 
 def _solve(factor: Any, right: Array, transposed: bool = False) -> Array | None:
@@ -205,17 +252,17 @@ def _solve(factor: Any, right: Array, transposed: bool = False) -> Array | None:
     J, lu = factor
     if lu is None:
         return None
-    J, way = (J.T, "T") if transposed else (J, "N")
+    J = J.T if transposed else J
     with np.errstate(all="ignore"):
-        found: Array = lu.solve(right, way)
-        found = found + lu.solve(right - J @ found, way)
+        found: Array = lu(right, transposed)
+        found = found + lu(right - J @ found, transposed)
     return found if np.isfinite(found).all() else None
 
 
 def _least_squares(J: Any, right: Array) -> Array:
     """The smallest solution of min ‖Jw − right‖."""
-    if J.shape[0] <= DENSE_UP_TO:
-        dense = J.toarray()
+    if J.shape[0] <= LEAST_SQUARES_DENSE_UP_TO:
+        dense = J.toarray() if sp.issparse(J) else J
         if not np.isfinite(dense).all():
             return np.zeros(J.shape[1])
         found: Array = scipy.linalg.lstsq(dense, right, cond=1e-12)[0]
@@ -226,7 +273,8 @@ def _least_squares(J: Any, right: Array) -> Array:
 
 def _norm(values: Array) -> float:
     """The Euclidean norm, of the smallest and largest numbers too, whose squares numpy loses."""
-    size = float(np.linalg.norm(values))
+    with np.errstate(over="ignore"):
+        size = float(np.linalg.norm(values))
     if 1e-140 < size < 1e140 or not values.size:
         return size
     peak = float(np.abs(values).max())

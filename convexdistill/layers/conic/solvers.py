@@ -191,8 +191,9 @@ def _moreau_settings(options: Mapping[str, Any], batch: int) -> Any:
 
 def _clarabel_settings(options: Mapping[str, Any]) -> Any:
     settings = import_module("clarabel").DefaultSettings()
-    # Presolve drops rows with bounds of 1e20 and more, and their duals with them.
-    for name, value in {"verbose": False, "presolve_enable": False, **options}.items():
+    # Presolve drops rows with bounds of 1e20 and more, and their duals with them. Threads do not pay at the size
+    # of a batch element.
+    for name, value in {"verbose": False, "presolve_enable": False, "max_threads": 1, **options}.items():
         setattr(settings, name, value)
     return settings
 
