@@ -189,8 +189,8 @@ def _labels(values: Values) -> Tensor:
 
 _PROBABILITIES = Rule(
     _is_no_probability,
-    "labels given as vectors are probabilities of the second of two classes, and must lie in [0, 1]; class indices "
-    "become soft labels with torch.nn.functional.one_hot(labels.long()).to(features.dtype).",
+    "labels given as vectors are probabilities of the second of two classes, and must lie in [0, 1]; class "
+    "indices become soft labels with torch.nn.functional.one_hot(labels.long()).to(features.dtype).",
     "labels",
     0.5,
 )

@@ -17,10 +17,10 @@ V = H⁻¹B, with a derivative of the same kind. For U = H⁻¹V̄, A = XU and Q
     B̄ = U      X̄ = −(K(Q) Uᵀ + K(A) Vᵀ)      Λ̄ = −U∘V
     P̄ = −w∘(A∘Q − A (P·Q) − Q (P·A))          w̄ = −(P·(A∘Q) − (P·A)(P·Q)),   row by row.
 
-Nothing is differentiated through the iterations or a factorisation. Solves of backward passes are checked like those
-of forward passes. In gauged rows (see ``softmax.py``) H⁻¹ is the inverse on rows that sum to zero: W has no other
-derivative there, and B̄ and P̄ no other part that matters. (The tensors of a factor are arguments by name, since
-torch.compile miscounts those of a ``*``.)
+Nothing is differentiated through the iterations or a factorisation. Solves of backward passes are checked like
+those of forward passes. In gauged rows (see ``softmax.py``) H⁻¹ is the inverse on rows that sum to zero: W has no
+other derivative there, and B̄ and P̄ no other part that matters. (The tensors of a factor are arguments by name,
+since torch.compile miscounts those of a ``*``.)
 """
 
 from __future__ import annotations

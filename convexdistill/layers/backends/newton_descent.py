@@ -1,7 +1,7 @@
 """Newton steps down to the minimum of a logistic objective, all batch elements at once.
 
 Every step goes (nearly) to the minimum along Newton's direction by lengths that cannot overshoot, see
-``softmax.line_minimum``: the objective falls monotonically from any start, and convergence is quadratic in the end.
+``softmax.line_minimum``: the objective falls monotonically from any start, and ends with quadratic convergence.
 An element is done when a full step moves no logit of an example by more than 1e-8: logits have no unit, and what
 is left after such a step is of the order of its square. (The gradient alone cannot tell: for separable data and
 λ = 0 it goes to zero along steps that never end.) Elements that are done keep what they have.
@@ -173,7 +173,7 @@ def _shapes(
 
 @_opaque.register_vmap
 def _one_more_batch_dimension(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-    """A ``vmap`` is the descent with one more leading dimension; of what is not mapped, every element is the same."""
+    """A ``vmap`` is the descent with one more leading dimension, over which what is not mapped is shared."""
     tensors = [
         t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
         for t, dim in zip(arguments[:6], in_dims[:6], strict=True)

@@ -1,8 +1,8 @@
 """Multinomial logistic regression by Newton's method and implicit differentiation, in float64.
 
-With fewer examples than features the *dual* form rotates first: W = QW̃ with an orthonormal basis Q of the rows of X,
-so that n rows are unknown and not d (the representer theorem, Kimeldorf & Wahba 1971). The Newton steps are those of
-``newton_descent.py``, the derivatives those of ``implicit_logistic.py``.
+With fewer examples than features the *dual* form rotates first: W = QW̃ with an orthonormal basis Q of the rows of
+X, so that n rows are unknown and not d (the representer theorem, Kimeldorf & Wahba 1971). The Newton steps are
+those of ``newton_descent.py``, the derivatives those of ``implicit_logistic.py``.
 """
 
 from __future__ import annotations
