@@ -18,7 +18,8 @@ from convexdistill.layers.backends import kkt
 from convexdistill.layers.backends.diagnosis import diagnose
 from convexdistill.layers.backends.functions import differentiable
 from convexdistill.layers.backends.interior_point import Iterate, interior_point
-from convexdistill.layers.quadratic import relative, times, violation
+from convexdistill.layers.backends.slacks import priceless
+from convexdistill.layers.quadratic import relative, violation
 from convexdistill.layers.status import Status
 
 CORRECTIONS = 20
@@ -79,7 +80,7 @@ def _search(
         inside = Iterate(torch.zeros_like(q), torch.zeros_like(b), flags, steps)
     else:
         inside = _inside(P, q, R, b, slack, e)
-    x, y, active, settled, error = _correct(P, q, R, b, e, unique, inside)
+    x, y, active, settled, error = correct(P, q, R, b, e, unique, inside)
     # Where rows of R repeat each other, the multipliers of least norm may be negative, those from inside are not.
     other = violation(P, q, R, b, e, x, inside.y)
     y = torch.where((other < error).unsqueeze(-1), inside.y, y)
@@ -96,21 +97,16 @@ def _search(
 
 
 def _inside(P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, e: int) -> Iterate:
-    """The interior-point method; slacks without a price are left out of it, and found from x afterwards."""
-    free = None if slack is None else slack & torch.eq(q, 0)
-    if free is None or not bool(free.any()):
+    """The interior-point method, on the program without slacks that cost nothing."""
+    left_out = priceless(P, q, R, b, slack)
+    if left_out is None:
         return interior_point(P, q, R, b, e, slack)
-    touching = torch.ne(R, 0) & free.unsqueeze(-2)  # (N, r, k)
-    left_out = touching.any(-1)
-    found = interior_point(P + torch.diag_embed(free.to(P)), q, R, b.masked_fill(left_out, torch.inf), e, slack)
-    x = found.x.masked_fill(free, 0.0)
-    least = (times(R, x) - b) / torch.where(touching, R.abs(), 0.0).sum(-1)
-    least, row = torch.where(touching, least.unsqueeze(-1), -torch.inf).max(-2)  # (N, k)
-    held = torch.zeros_like(b).scatter_add(-1, row, free.to(b)) > 0
-    return Iterate(torch.where(free, least, x), found.y, found.active | held, found.steps)
+    found = interior_point(left_out.P, q, R, left_out.b, e, slack)
+    x, active = left_out.settle(R, b, found.x, found.active)
+    return Iterate(x, found.y, active, found.steps)
 
 
-def _correct(
+def correct(
     P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int, unique: Tensor | None, inside: Iterate
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x, y, active, settled and the violation, after corrections of the set that the method proposed."""

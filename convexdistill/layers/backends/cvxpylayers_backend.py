@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from convexdistill.layers.backends.base import Backend
+from convexdistill.layers.backends.cvxpylayers_quadratic import solve_quadratic
 from convexdistill.layers.backends.cvxpylayers_ridge import solve_ridge
 from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.quadratic import QuadraticProblem
 
 
 def unavailable() -> str | None:
@@ -19,7 +21,7 @@ def unavailable() -> str | None:
 
 BACKEND = Backend(
     name="cvxpylayers",
-    solvers={RidgeProblem: solve_ridge},
+    solvers={RidgeProblem: solve_ridge, QuadraticProblem: solve_quadratic},
     summary="convex programs through cvxpylayers (MOREAU where installed, else DIFFCP); first derivatives only",
     double_backward=False,
     transforms=False,

@@ -324,6 +324,22 @@ def _solver_errors() -> tuple[type[Exception], ...]:
     return (diffcp.SolverError, cvxpy.error.SolverError)
 
 
+def no_second_order(grad: Tensor, *depends_on: Tensor) -> Tensor:
+    """A gradient that raises :class:`~convexdistill.errors.UnsupportedError` when it is differentiated."""
+    tied: Tensor = _NoSecondOrder.apply(grad, *depends_on)
+    return tied
+
+
+def refuse_transforms() -> None:
+    """Raise inside a ``torch.func`` transform.
+
+    Raises:
+        UnsupportedError: a transform is running.
+    """
+    if inside_transform():
+        raise UnsupportedError(_TRANSFORM)
+
+
 class _NoSecondOrder(torch.autograd.Function):
     """Pass a gradient on, tied to everything it depends on; refuse to be differentiated."""
 

@@ -66,18 +66,18 @@ def interior_point(
     bounded = b.isfinite()
     R = torch.where(bounded.unsqueeze(-1), R, 0.0)  # a row 0 ≤ 1 bounds nothing
     b = torch.where(bounded, b, 1.0)
-    column, row = _equilibrate(P, R)
-    P = column.unsqueeze(-1) * P * column.unsqueeze(-2)
+    column, row, cost = equilibrate(P, q, R)
+    P = column.unsqueeze(-1) * P * column.unsqueeze(-2) / cost.unsqueeze(-1)
     R = row.unsqueeze(-1) * R * column.unsqueeze(-2)
-    q, b = column * q, row * b
-    cost = torch.maximum(_largest(P.flatten(-2)), _largest(q))
-    cost = torch.where(cost > 0, cost, 1.0).unsqueeze(-1)
-    found = _iterate(P / cost.unsqueeze(-1), q / cost, R, b, equalities, slack)
+    found = _iterate(P, column * q / cost, R, row * b, equalities, slack)
     return Iterate(column * found.x, cost * row * found.y, found.active & bounded, found.steps)
 
 
-def _equilibrate(P: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales of the variables (N, k) and rows (N, r) that bring all entries near 1 (Ruiz 2001)."""
+def equilibrate(P: Tensor, q: Tensor, R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales of the variables (N, k), the rows (N, r) and the objective (N, 1) that bring all entries near 1.
+
+    Ruiz 2001, "A scaling algorithm to equilibrate both rows and columns norms in matrices".
+    """
     column, row = torch.ones_like(P[..., 0]), torch.ones_like(R[..., 0])
     P, R = P.abs(), R.abs()
     for _ in range(RUIZ_STEPS):
@@ -87,7 +87,9 @@ def _equilibrate(P: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
             by_column = torch.maximum(by_column, column * (R * row.unsqueeze(-1)).amax(-2))
             row = row * torch.where(by_row > 0, by_row, 1.0).rsqrt()
         column = column * torch.where(by_column > 0, by_column, 1.0).rsqrt()
-    return column, row
+    curvature = column * (P * column.unsqueeze(-2)).amax(-1)
+    cost = torch.maximum(_largest(curvature), _largest(column * q)).unsqueeze(-1)
+    return column, row, torch.where(cost > 0, cost, 1.0)
 
 
 def _iterate(P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int, slack: Tensor | None) -> Iterate:
