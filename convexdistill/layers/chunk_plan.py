@@ -2,12 +2,13 @@
 
 The memory of a chunk of ``batch`` elements, ``rows`` examples and ``targets`` columns is, in float64 numbers,
 
-    batch × (6 p² + 6 rows k + 8 targets (rows + k) + [dual: 4 n targets + 3 n w] + [4 n])
+    batch × (7 p² + 6 rows k + 8 targets (rows + k) + [dual: 4 n targets + 3 n w] + [4 n])
 
 with k features (d, and 1 for a penalized intercept), p = k in the primal form and n in the dual: the Gram matrix,
 its factor and the workspace of the factorisation; a block of features and its gradient; a block of labels,
 answers, residuals and corrections; in the dual what goes through the n×n system, and w = rows k / n columns of
-features at a time (at least one); with weights or a free intercept, their roots and shares. Measured peaks lie below it (tests/layers/test_chunks.py).
+features at a time (at least one); with weights or a free intercept, their roots and shares. Measured peaks lie
+below it (tests/layers/test_chunks.py).
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def working_memory(sizes: Sizes, chunks: Chunks) -> int:
     """Bytes that a chunk needs beside inputs and outputs; the formula stands at the top of this file."""
     batch, rows, targets = chunks
     p = sizes.k if sizes.form == "primal" else sizes.n
-    numbers = 6 * p * p + 6 * rows * sizes.k + 8 * targets * (rows + sizes.k)
+    numbers = 7 * p * p + 6 * rows * sizes.k + 8 * targets * (rows + sizes.k)
     if sizes.form == "dual":
         numbers += 4 * sizes.n * targets + 3 * sizes.n * columns_at_once(sizes, rows)
     if sizes.weighted:

@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from convexdistill.errors import DtypeError, ParameterRangeError
+from convexdistill.errors import DtypeError, ParameterRangeError, UnsupportedError
 from convexdistill.layers import checks, failure
 from convexdistill.layers.arguments import Argument
 from convexdistill.layers.backends import chunked
@@ -89,7 +89,7 @@ def ridge_in_chunks(
     ceiling = parse_memory(memory)
     vector_labels, arguments = ridge_arguments(features, labels, lam, sample_weight, None, None)
     if inside_transform():
-        raise chunked.UnsupportedError(chunked.HIDDEN)
+        raise UnsupportedError(chunked.HIDDEN)
     X, Y = features, labels.unsqueeze(-1) if vector_labels else labels
     penalty = _lam(lam, X)
     batch = _check(arguments, X, Y, penalty, sample_weight)
@@ -101,7 +101,11 @@ def ridge_in_chunks(
     n, d = X.shape[-2:]
     C = Y.shape[-1]
     columns = None  # of the labels' own, where batch dimensions became columns
-    leading = [X.shape[:-2], penalty.shape[:-1], torch.Size() if sample_weight is None else sample_weight.shape[:-1]]
+    leading = [
+        X.shape[:-2],
+        penalty.shape[:-1],
+        torch.Size() if sample_weight is None else sample_weight.shape[:-1],
+    ]
     inner = batch
     if all(shape.numel() == 1 for shape in leading) and batch.numel() > 1:
         # One system, many label sets: they become columns, and one factorisation serves all.
@@ -122,22 +126,24 @@ def ridge_in_chunks(
     kept = keep if wants and keep + copied <= ceiling // 2 and fits(sizes, ceiling - keep - copied) else 0
     chunks = plan_chunks(sizes, ceiling, kept + copied)
 
-    flat, indices = [], []
+    flat: list[Tensor | None] = []
+    owners: list[Tensor | None] = []
     for tensor, core in ((X, 2), (Y, 2), (penalty, 1), (sample_weight, 1)):
         if tensor is None:
-            indices.append(None)
+            owners.append(None)
             flat.append(None)
             continue
         mine = torch.Size() if inner != batch else tensor.shape[: tensor.ndim - core]
         flat.append(tensor.reshape(-1, *tensor.shape[tensor.ndim - core :]))
-        indices.append(_index(mine, inner, X.device))
-    job = chunked.Job(sizes, chunks, tuple(indices), intercept, method, kept > 0, on_failure)
-    assert flat[0] is not None
-    assert flat[1] is not None
-    assert flat[2] is not None
-    answer = chunked.solve(job, flat[0], flat[1], flat[2], flat[3])
+        owners.append(_owner(mine, inner, X.device))
+    job = chunked.Job(sizes, chunks, tuple(owners), intercept, method, kept > 0, on_failure)
+    x, y, penalties, weights = flat
+    assert x is not None
+    assert y is not None
+    assert penalties is not None
+    answer = chunked.solve(job, x, y, penalties, weights)
 
-    info = _judge(answer, flat, tuple(indices), intercept, form, inner)
+    info = _judge(answer, flat, tuple(owners), intercept, form, inner)
     weight = answer.weight.reshape(*inner, d, C)
     bias = None if intercept == "none" else answer.bias.reshape(*inner, C)
     if columns is not None:
@@ -195,9 +201,7 @@ def _check(
     return checks.require_broadcast(*named)
 
 
-def _check_values(
-    X: Tensor, Y: Tensor, penalty: Tensor, sample_weight: Tensor | None, intercept: str
-) -> None:
+def _check_values(X: Tensor, Y: Tensor, penalty: Tensor, sample_weight: Tensor | None, intercept: str) -> None:
     """Raise on values without a meaning; a sum finds NaN and infinity without a copy.
 
     Raises:
@@ -218,7 +222,7 @@ def _check_values(
             )
 
 
-def _index(mine: torch.Size, batch: torch.Size, device: torch.device) -> Tensor | None:
+def _owner(mine: torch.Size, batch: torch.Size, device: torch.device) -> Tensor | None:
     """For every element of the batch, flattened, the flat index of what it takes from an argument."""
     if mine.numel() == batch.numel():
         return None
@@ -228,22 +232,22 @@ def _index(mine: torch.Size, batch: torch.Size, device: torch.device) -> Tensor 
 def _judge(
     answer: chunked.Answer,
     flat: Sequence[Tensor | None],
-    indices: Sequence[Tensor | None],
+    owners: Sequence[Tensor | None],
     intercept: str,
     form: str,
     batch: torch.Size,
 ) -> SolveInfo:
     """The record of what ran; NaN in an element's inputs shows in sums over them."""
     nonfinite = invalid = torch.zeros_like(answer.singular)
-    for i, (tensor, index) in enumerate(zip(flat, indices, strict=True)):
+    for i, (tensor, owner) in enumerate(zip(flat, owners, strict=True)):
         if tensor is None:
             continue
         bad = ~tensor.detach().flatten(1).sum(-1).isfinite()
         wrong = torch.zeros_like(bad) if i < 2 else (tensor.detach() < 0).flatten(1).any(-1)
         if i == 3 and intercept == "free":
             wrong = wrong | (tensor.detach().sum(-1) == 0)
-        nonfinite = nonfinite | (bad if index is None else bad[index])
-        invalid = invalid | (wrong if index is None else wrong[index])
+        nonfinite = nonfinite | (bad if owner is None else bad[owner])
+        invalid = invalid | (wrong if owner is None else wrong[owner])
     reported = answer.singular.to(torch.int8) * int(Status.SINGULAR)
     status = failure.judge(answer.residual, reported, nonfinite, invalid)
     method = "qr" if bool(answer.qr) else "cholesky-refined" if bool(answer.corrected) else "cholesky"

@@ -113,8 +113,8 @@ def run(
 def may_look(on_failure: str, values: Values) -> bool:
     """Whether a solver may look at values, to escalate for example.
 
-    ``"nan"`` promises not to wait for a device, so there what Cholesky cannot solve becomes NaN at once. The CPU has
-    nothing to wait for.
+    ``"nan"`` promises not to wait for a device, so there what Cholesky cannot solve becomes NaN at once. The CPU
+    has nothing to wait for.
     """
     return on_failure != "nan" or all(v.device.type == "cpu" for v in values.values() if v is not None)
 

@@ -27,35 +27,35 @@ HIDDEN = (
     "convexdistill.layers.ridge."
 )
 SECOND = (
-    "ridge_in_chunks has no gradients of gradients; use convexdistill.layers.ridge, whose solves are differentiable "
-    "to any order."
+    "ridge_in_chunks has no gradients of gradients; use convexdistill.layers.ridge, whose solves are "
+    "differentiable to any order."
 )
 
 
 class Flat(NamedTuple):
-    """An argument with one batch dimension, shared by elements that have the same index.
+    """An argument with one batch dimension, shared by elements that have the same owner.
 
     Attributes:
         tensor: (N, ...).
-        index: (B,) which of the N belongs to an element; None where N = B and each has its own.
+        owner: (B,) which of the N belongs to an element; None where N = B and each has its own.
     """
 
     tensor: Tensor
-    index: Tensor | None
+    owner: Tensor | None
 
     def read(self, batch: slice, *where: slice, copy: bool = True) -> Tensor:
         """Some rows and columns for some elements, float64."""
-        if self.index is None:
+        if self.owner is None:
             return self.tensor[(batch, *where)].to(torch.float64, copy=copy)
-        return self.tensor[(slice(None), *where)].index_select(0, self.index[batch]).double()
+        return self.tensor[(slice(None), *where)].index_select(0, self.owner[batch]).double()
 
     def add(self, gradient: Tensor, batch: slice, where: tuple[slice, ...], values: Tensor) -> None:
         """Add to the gradient of some rows and columns, summed over elements that share them."""
         values = values.to(gradient.dtype)
-        if self.index is None:
+        if self.owner is None:
             gradient[(batch, *where)] += values
         else:
-            gradient[(slice(None), *where)].index_add_(0, self.index[batch], values)
+            gradient[(slice(None), *where)].index_add_(0, self.owner[batch], values)
 
 
 class Job(NamedTuple):
@@ -64,7 +64,7 @@ class Job(NamedTuple):
     Attributes:
         sizes: of the problem.
         chunks: how it is cut.
-        indices: for features, labels, λ and weights, the index of :class:`Flat`.
+        owners: for features, labels, λ and weights, the owner of :class:`Flat`.
         intercept: ``"none"``, ``"free"`` or ``"penalized"``.
         method: ``"auto"``, ``"cholesky"`` or ``"qr"``.
         keep: whether factors and answers are kept for the backward pass.
@@ -73,7 +73,7 @@ class Job(NamedTuple):
 
     sizes: Sizes
     chunks: Chunks
-    indices: tuple[Tensor | None, ...]
+    owners: tuple[Tensor | None, ...]
     intercept: str
     method: str
     keep: bool
@@ -244,7 +244,7 @@ class _Chunked(torch.autograd.Function):
 
 
 def _parts(job: Job, X: Tensor, Y: Tensor, lam: Tensor, s: Tensor | None) -> _Parts:
-    x, y, penalty, w = job.indices
+    x, y, penalty, w = job.owners
     return _Parts(Flat(X, x), Flat(Y, y), Flat(lam, penalty), None if s is None else Flat(s, w))
 
 
@@ -267,9 +267,9 @@ def _gradients(
             W = answers[i] if answers else stream.fit(design, factors, labels)[0]
             W_bar = weight_bar[batch, :, columns].double()
             b_bar = bias_bar[batch, columns].double().unsqueeze(-2) if bias_bar.shape[-1] else None
-            if design.ones:
+            if b_bar is not None and design.ones:
                 W_bar = torch.cat([W_bar, b_bar], -2)
-            elif design.mean is not None:
+            elif b_bar is not None and design.mean is not None:
                 W_bar = W_bar - design.mean.mT @ b_bar
             U, error = stream.adjoint(design, factors, W_bar)
             U = _accept(job, batch, factors, U, error, W_bar)
@@ -306,19 +306,17 @@ def _spread(
         E = labels(rows).sub_(D @ W) if to_X is not None or to_s is not None else None
         if to_s is not None and parts.s is not None and E is not None:
             values = (E * DU).sum(-1)
-            if shares is not None:
+            if shares is not None and b_bar is not None:
                 total = parts.s.read(batch, slice(None)).sum(-1, keepdim=True)
                 values = values + (E * b_bar).sum(-1) / total
             parts.s.add(to_s, batch, (rows,), values)
         DU = design.weighted(DU, rows)
+        if shares is not None and b_bar is not None:
+            DU = DU + shares[:, rows] * b_bar
         if to_Y is not None:
-            values = DU if shares is None else DU + shares[:, rows] * b_bar
-            parts.Y.add(to_Y, batch, (rows, columns), values)
+            parts.Y.add(to_Y, batch, (rows, columns), DU)
         if to_X is not None and E is not None:
-            right = DU
-            if shares is not None:
-                right = DU + shares[:, rows] * b_bar
-            values = torch.cat([design.weighted(E, rows), -right], -1) @ torch.cat([U[:, :d], W[:, :d]], -1).mT
+            values = torch.cat([design.weighted(E, rows), -DU], -1) @ torch.cat([U[:, :d], W[:, :d]], -1).mT
             parts.X.add(to_X, batch, (rows, slice(None)), values)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from convexdistill.layers.backends.base import Backend
+from convexdistill.layers.backends.cvxpylayers_logistic import solve_logistic
 from convexdistill.layers.backends.cvxpylayers_quadratic import solve_quadratic
 from convexdistill.layers.backends.cvxpylayers_ridge import solve_ridge
+from convexdistill.layers.logistic_problem import LogisticProblem
 from convexdistill.layers.problem import RidgeProblem
 from convexdistill.layers.quadratic import QuadraticProblem
 
@@ -21,7 +23,7 @@ def unavailable() -> str | None:
 
 BACKEND = Backend(
     name="cvxpylayers",
-    solvers={RidgeProblem: solve_ridge, QuadraticProblem: solve_quadratic},
+    solvers={RidgeProblem: solve_ridge, LogisticProblem: solve_logistic, QuadraticProblem: solve_quadratic},
     summary="convex programs through cvxpylayers (MOREAU where installed, else DIFFCP); first derivatives only",
     double_backward=False,
     transforms=False,

@@ -69,6 +69,21 @@ def minimiser(
     return answer
 
 
+def pull_back(
+    X: Tensor, w: Tensor, T: Tensor, W: Tensor, P: Tensor, U: Tensor, needs: tuple[bool, bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """X̄, w̄, T̄ and Λ̄ from U = H⁻¹W̄, where they are needed."""
+    need_X, need_w, need_T, need_penalty = needs
+    X_bar = w_bar = A = None
+    if need_X or need_w or need_T:
+        A = X @ U
+        if need_X:
+            X_bar = -(torch.cat([misfit(P, w, T), curve(w, P, A)], -1) @ torch.cat([U, W], -1).mT)
+        if need_w:
+            w_bar = -(P * A).sum(-1)
+    return X_bar, w_bar, A if need_T else None, -W * U if need_penalty else None
+
+
 class _Minimiser(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -98,17 +113,9 @@ class _Minimiser(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, W_bar: Tensor) -> Any:
         X, w, T, penalty, gauged, W, *factor = ctx.saved_tensors
-        need_X, need_w, need_T, need_penalty = ctx.needs_input_grad[:4]
         P = torch.softmax(X @ W, -1)
         U = _solve(X, w, P, penalty, gauged, W_bar, _factor(*factor), ctx.method, ctx.on_failure)
-        A = X @ U if need_X or need_w or need_T else None
-        X_bar = w_bar = None
-        if A is not None and need_X:
-            X_bar = -(torch.cat([misfit(P, w, T), curve(w, P, A)], -1) @ torch.cat([U, W], -1).mT)
-        if A is not None and need_w:
-            w_bar = -(P * A).sum(-1)
-        penalty_bar = -W * U if need_penalty else None
-        return X_bar, w_bar, A if need_T else None, penalty_bar, None, None, None, None, None, None, None, None
+        return *pull_back(X, w, T, W, P, U, ctx.needs_input_grad[:4]), *(None,) * 8
 
 
 class _MinimiserWithJvp(_Minimiser):

@@ -2,13 +2,14 @@ r"""Ridge regression that reads its features in blocks: a float64 copy of them n
 
 For a chunk of batch elements, with D the features less their mean, or with a column of ones, and weights s:
 
-- the Gram matrix G = M ᵀM is summed over blocks, M = √s D over rows in the primal form, M = (√s D)ᵀ over columns
-  of features in the dual; where Cholesky of T = G + λI is not good enough, R with RᵀR = T comes from QR of [R; block],
-  one block after the other, starting with √λ I, and never sees the squared condition;
+- the Gram matrix G = MᵀM is summed over blocks, M = √s D over rows in the primal form, M = (√s D)ᵀ over columns
+  of features in the dual; where Cholesky of T = G + λI is not good enough, R with RᵀR = T comes from QR of
+  [R; block], one block after the other, starting with √λ I, and never sees the squared condition;
 - S⁻¹B, with S = DᵀsD + λI, is T⁻¹B in the primal, and (B − Dᵀ√s T⁻¹ √s D B)/λ in the dual (Woodbury);
-- an answer is corrected by S⁻¹ of what is left of its equation, formed from D (Björck 1987), where the condition asks;
-- with U = S⁻¹W̄ and E = Y − DW: ``∂Y = s DU``, ``∂D = s (E Uᵀ − DU Wᵀ)``, ``∂s = Σ_c E DU``, ``∂λ_c = −⟨U_c, W_c⟩``,
-  block by block. Centring adds nothing to these, since Σ s D = 0 and Σ s E = 0.
+- where the condition asks, an answer is corrected by S⁻¹ of what is left of its equation, formed from D
+  (Björck 1987);
+- with U = S⁻¹W̄ and E = Y − DW: ``∂Y = s DU``, ``∂D = s (E Uᵀ − DU Wᵀ)``, ``∂s = Σ_c E DU`` and
+  ``∂λ_c = −⟨U_c, W_c⟩``, block by block. Centring adds nothing to these, since Σ s D = 0 and Σ s E = 0.
 """
 
 from __future__ import annotations
@@ -93,11 +94,15 @@ class Design(NamedTuple):
 
     def adjoint(self, Z: Tensor) -> Tensor:
         """Dᵀ√s Z, (b, k, c)."""
-        total = 0.0
-        for rows, block in self.blocks():
-            total = total + block.mT @ self.weighted(Z[:, rows], rows, 1)
-        assert isinstance(total, Tensor)
-        return total
+        return total_of(block.mT @ self.weighted(Z[:, rows], rows, 1) for rows, block in self.blocks())
+
+
+def total_of(values: Iterator[Tensor]) -> Tensor:
+    """The sum, in place."""
+    total = next(values)
+    for value in values:
+        total += value
+    return total
 
 
 class Factors(NamedTuple):
@@ -173,13 +178,13 @@ def fit(design: Design, factors: Factors, labels: Callable[[slice], Tensor]) -> 
 
     def left(W: Tensor | None) -> Tensor:
         """Dᵀs(Y − DW) − λW."""
-        total = 0.0 if W is None else -lam * W
-        for rows, block in design.blocks():
+
+        def rest(rows: slice, block: Tensor) -> Tensor:
             Y = labels(rows)
-            rest = Y if W is None else Y.sub_(block @ W)
-            total = total + block.mT @ design.weighted(rest, rows)
-        assert isinstance(total, Tensor)
-        return total
+            return block.mT @ design.weighted(Y if W is None else Y.sub_(block @ W), rows)
+
+        total = total_of(rest(rows, block) for rows, block in design.blocks())
+        return total if W is None else total - lam * W
 
     if design.dual:
         everything = range(0, design.n, design.rows)

@@ -64,10 +64,10 @@ def solve_logistic(problem: LogisticProblem, options: SolveOptions) -> Solved:
     with torch.no_grad():
         lam = problem.lam.detach()
         found, factor, gauged = _find(problem, form, method, w.detach(), T.detach())
-        reported = _reported(found, lam, form == "dual" and n < D - problem.free)
+        codes = reported(found, lam, form == "dual" and n < D - problem.free)
     W = minimiser(X, w, T, penalty, gauged, found.W, factor, method, options.on_failure)
     condition = newton.condition(found.factor).expand(batch) if method == "newton" else None
-    return Solved(W, form, method, condition, reported, steps=found.steps)
+    return Solved(W, form, method, condition, codes, steps=found.steps)
 
 
 def _find(
@@ -78,14 +78,14 @@ def _find(
     d = X.shape[-1] - free
     if form == "primal":
         found = _from_zero(X, w, T, lam, free, method)
-        return found, found.factor, _gauged_rows(lam, d, free, w)
+        return found, found.factor, gauged_rows(lam, d, free, w)
     Q, R = torch.linalg.qr(X[..., :d].mT)
     found = _from_zero(torch.cat([R.mT, X[..., d:]], -1), w, T, lam, free, method)
     Q = Q.expand(*w.shape[:-1], -1, -1)
     V, bias = found.W.split([Q.shape[-1], int(free)], -2)
     outside = torch.where(lam > 0, 1 / lam, 0.0).unsqueeze(-2)  # for λ = 0 the problem is reported as singular
     found = found._replace(W=torch.cat([Q @ V, bias], -2))
-    return found, (found.L, found.scale, Q, outside), _gauged_rows(lam, d, free, w)
+    return found, (found.L, found.scale, Q, outside), gauged_rows(lam, d, free, w)
 
 
 def _from_zero(X: Tensor, w: Tensor, T: Tensor, lam: Tensor, free: bool, method: str) -> Descent:
@@ -94,18 +94,18 @@ def _from_zero(X: Tensor, w: Tensor, T: Tensor, lam: Tensor, free: bool, method:
     penalty = lam.unsqueeze(-2).expand(*w.shape[:-1], rows, T.shape[-1])
     if free:
         penalty = torch.cat([penalty, torch.zeros_like(penalty[..., :1, :])], -2)
-    X, gauged = X.expand(*w.shape[:-1], -1, -1), _gauged_rows(lam, rows, free, w)
+    X, gauged = X.expand(*w.shape[:-1], -1, -1), gauged_rows(lam, rows, free, w)
     return descend(X, w, T, penalty, gauged, torch.zeros_like(penalty), free, method)
 
 
-def _gauged_rows(lam: Tensor, rows: int, free: bool, w: Tensor) -> Tensor:
+def gauged_rows(lam: Tensor, rows: int, free: bool, w: Tensor) -> Tensor:
     """(*B, D, 1), 1 where a row of W sums to zero: the intercept's, and all where λ is shared or 0."""
     shared = (lam == 0).all(-1) | (lam.shape[-1] == 1)
     gauged = shared.to(lam.dtype)[..., None, None].expand(*w.shape[:-1], rows, 1)
     return torch.cat([gauged, torch.ones_like(gauged[..., :1, :])], -2) if free else gauged
 
 
-def _reported(found: Descent, lam: Tensor, deficient: bool) -> Tensor:
+def reported(found: Descent, lam: Tensor, deficient: bool) -> Tensor:
     """(*B,) int8 Status: no minimum, more than one, not reached, or nothing to report.
 
     ``deficient`` says that there are fewer examples than features.
@@ -114,11 +114,11 @@ def _reported(found: Descent, lam: Tensor, deficient: bool) -> Tensor:
     unpenalised = (lam == 0).any(-1)
     singular = (newton.condition(found.factor) > newton.SINGULAR_ABOVE) | (unpenalised & deficient)
     separable = stopped & unpenalised & (found.spread > ENDLESS)
-    reported = torch.zeros_like(found.steps, dtype=torch.int8)
+    codes = torch.zeros_like(found.steps, dtype=torch.int8)
     for trouble, status in (
         (stopped, Status.MAX_STEPS),
         (singular, Status.SINGULAR),
         (separable, Status.UNBOUNDED),
     ):
-        reported = reported.masked_fill(trouble, int(status))
-    return reported
+        codes = codes.masked_fill(trouble, int(status))
+    return codes
