@@ -55,7 +55,7 @@ def solve_logistic(problem: LogisticProblem, options: SolveOptions) -> Solved:
     C, batch = problem.labels.shape[-1], problem.batch_shape
     if max(n, D) * C > LARGEST:
         raise UnsupportedError(
-            f'backend="cvxpylayers" solves logistic problems with max(n, d)·C <= {LARGEST}, and n={n}, d={D}, C={C} '
+            f'backend="cvxpylayers" solves logistic problems with max(n, d)·C <= {LARGEST}; n={n}, d={D}, C={C} '
             f'make {max(n, D) * C}; use backend="torch".'
         )
     if options.form == "dual":
