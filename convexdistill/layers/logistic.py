@@ -88,9 +88,9 @@ def logistic_regression(
         >>> Y = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]], requires_grad=True)
         >>> fit = logistic_regression(X, Y, lam=0.1)
         >>> fit.predict(X).softmax(-1).detach()
-        tensor([[0.8103, 0.1897],
-                [0.2539, 0.7461],
-                [0.5925, 0.4075]])
+        tensor([[0.7969, 0.2031],
+                [0.2266, 0.7734],
+                [0.5348, 0.4652]])
         >>> fit.weight[0, 0].backward()
         >>> Y.grad.shape
         torch.Size([3, 2])
