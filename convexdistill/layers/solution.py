@@ -30,7 +30,7 @@ class SolveInfo:
             :meth:`convexdistill.layers.problem.RidgeProblem.residual`.
         condition: (*B,) float64 condition number of the system that was solved, or None where the backend
             does not know it. Exact for ``"svd"``; for ``"cholesky"`` the bound (‖X‖² + λ)/λ where that is
-            below 1e10; else an estimate (within about the size of the system).
+            below 1e5; else an estimate (within about the size of the system).
         steps: (*B,) or () number of iterations, or None for a direct solver.
     """
 

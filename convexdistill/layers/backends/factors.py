@@ -32,23 +32,26 @@ def cholesky(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
     return (L,), condition, (info != 0) | ~(condition * _epsilon(M) < 1)
 
 
-def quick_cholesky(M: Tensor, lam: Tensor, below: float) -> tuple[Factor, Tensor] | None:
-    """Factor S = LLᵀ where λ itself proves that S is well conditioned, else None; waits for the device.
+def quick_cholesky(M: Tensor, lam: Tensor, below: float) -> tuple[Factor, Tensor, Tensor | None]:
+    """Like ``cholesky``, without an estimate where λ proves that S is well conditioned; waits for the device.
 
     Every eigenvalue of S lies between λ and ‖M‖² + λ, so (‖M‖² + λ)/λ bounds the condition: no estimate is
     needed, and for problems of a hundred rows the estimate would cost more than the factorisation.
 
     Returns:
-        The factor and the bound, (*B,), which is at most ``below``.
+        The factor, the bound where it is at most ``below`` (else the estimate), and where L does not exist (None:
+        nowhere).
     """
     S = M.mT @ M
     diagonal = S.diagonal(dim1=-2, dim2=-1)
     bound = diagonal.sum(-1) / lam + 1
     diagonal.add_(lam.unsqueeze(-1))
+    L, info = torch.linalg.cholesky_ex(S)
     # With such a condition Cholesky cannot fail; NaN and λ = 0 fail the comparison.
-    if not bool((bound <= below).all()):
-        return None
-    return (torch.linalg.cholesky_ex(S).L,), bound
+    if bool((bound <= below).all()):
+        return (L,), bound, None
+    condition = torch.linalg.matrix_norm(S) * inverse_norm("cholesky", (L,))
+    return (L,), condition, (info != 0) | ~(condition * _epsilon(M) < 1)
 
 
 def qr(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:

@@ -153,9 +153,7 @@ def factor_system(system: System, method: str, options: SolveOptions) -> tuple[F
         if system.s is not None:
             root = system.s.detach().sqrt().unsqueeze(-1) * root
         if method == "cholesky" and options.data_dependent:
-            quick = quick_cholesky(root, lam, CHOLESKY_CONDITION)
-            if quick is not None:
-                return *quick, None
+            return quick_cholesky(root, lam, REFINE_ABOVE)
         return FACTORS[method](root, lam)
 
 
