@@ -1,0 +1,153 @@
+"""What the experiments share: records as JSON lines, resumed after a kill, and pages made of nothing else.
+
+An experiment is a list of settings (frozen dataclasses of plain values) and a function that measures one::
+
+    EXPERIMENT = Experiment(__doc__, "selection", FULL, QUICK, measure, table, plot)
+    if __name__ == "__main__":
+        run(EXPERIMENT)
+
+``run`` gives it the options ``--quick``, ``--table``, ``--data-root`` and ``--out``. A setting is measured
+unless its record is there already; its record is written when it is done, so a killed run goes on where it
+was. The page (``NAME.md``) and the plot (``NAME.svg``) are made from the records of ``NAME.jsonl`` alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from convexdistill import progress, terminal
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+Record = dict[str, Any]
+"""``setting`` (its fields), ``result`` (what was measured), ``seconds``, ``machine``."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table of the results.
+
+    Attributes:
+        help: what ``--help`` says: the script's docstring.
+        name: of the files in ``docs/results``.
+        full: every setting; dataclasses whose fields JSON can hold.
+        quick: those of ``--quick``: at most ten minutes on two cores.
+        measure: ``(setting, data_root)`` to a record of plain values.
+        table: records to a page in Markdown.
+        plot: records to a figure.
+    """
+
+    help: str
+    name: str
+    full: Sequence[Any]
+    quick: Sequence[Any]
+    measure: Callable[[Any, str | None], Mapping[str, Any]]
+    table: Callable[[list[Record]], str]
+    plot: Callable[[list[Record]], Figure] | None = None
+
+
+def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
+    """The command line of an experiment."""
+    parser = argparse.ArgumentParser(
+        description=experiment.help, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a part that takes minutes")
+    parser.add_argument("--table", action="store_true", help="measure nothing; write page and plot")
+    parser.add_argument("--data-root", help="where data sets lie; default $CONVEXDISTILL_DATA or ./data")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of records, page and plot; default docs/results"
+    )
+    options = parser.parse_args(arguments)
+    file = options.out / f"{experiment.name}.jsonl"
+    if not options.table:
+        settings = experiment.quick if options.quick else experiment.full
+        measure_missing(experiment, settings, file, options.data_root)
+    records = read(file)
+    page = options.out / f"{experiment.name}.md"
+    page.write_text(experiment.table(records), "utf-8")
+    print(f"wrote {page}")
+    if experiment.plot is not None and records:
+        save_plot(experiment.plot(records), options.out / f"{experiment.name}.svg")
+
+
+def measure_missing(experiment: Experiment, settings: Iterable[Any], file: Path, data_root: str | None) -> None:
+    """Measure every setting that has no record in ``file``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = [record["setting"] for record in read(file)]
+    for setting in settings:
+        if plain(asdict(setting)) in done:
+            print(f"recorded already: {setting}", flush=True)
+            continue
+        start = time.perf_counter()
+        with progress.reporting(terminal.reporter()):
+            result = experiment.measure(setting, data_root)
+        seconds = round(time.perf_counter() - start, 2)
+        record = {"setting": asdict(setting), "result": result, "seconds": seconds, "machine": machine()}
+        append(file, record)
+        print(f"{setting}: {seconds:.0f} s", flush=True)
+
+
+def read(file: Path) -> list[Record]:
+    """The records of a file, in the order in which they were made; none where there is no file."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in _whole_lines(file.read_text("utf-8")).splitlines()]
+
+
+def append(file: Path, record: Mapping[str, Any]) -> None:
+    """Add one record; the rest of a line that a kill has cut off is dropped first."""
+    line = json.dumps(record, allow_nan=False, ensure_ascii=False)
+    before = file.read_text("utf-8") if file.is_file() else ""
+    if before != _whole_lines(before):
+        file.write_text(_whole_lines(before), "utf-8")
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _whole_lines(text: str) -> str:
+    return text[: text.rfind("\n") + 1]
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON gives them back: tuples become lists."""
+    restored: dict[str, Any] = json.loads(json.dumps(values))
+    return restored
+
+
+def machine() -> dict[str, Any]:
+    """What a reader must know to judge seconds and last digits."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "convexdistill": version("convexdistill"),
+        "torch": version("torch"),
+    }
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table; numbers stand to the right where the column's name ends in ``:``."""
+    names = [name.removesuffix(":") for name in columns]
+    rule = ["---:" if name.endswith(":") else "---" for name in columns]
+    return ["| " + " | ".join(map(str, cells)) + " |" for cells in (names, rule, *rows)]
+
+
+def save_plot(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG, byte for byte the same for the same records."""
+    with matplotlib.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None})
+    print(f"wrote {path}")
