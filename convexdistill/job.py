@@ -20,7 +20,7 @@ from convexdistill.features import NETWORKS, pool
 from convexdistill.files import write_json
 from convexdistill.moments import Moments, accumulate
 from convexdistill.report import write_report
-from convexdistill.select import choose
+from convexdistill.select import check, choose
 
 DISTILLED, METRICS, REPORT = "distilled.safetensors", "metrics.json", "report.html"
 
@@ -115,12 +115,14 @@ def run(job: Job) -> Result:
         test = load(job.target, split="test", root=job.data_root) if job.evaluate else None
     across = source.fingerprint != target.fingerprint
     balanced = not across if job.balanced is None else job.balanced
-    bases = [
-        choose(source, job.base_size, job.select, balanced=balanced, seed=job.seed + k)
-        for k in range(job.base_sets)
-    ]
+    check(source, job.base_size, job.select, balanced=balanced, seed=job.seed)
     with clock("accumulate"):
         moments = _moments(job, target)
+    with clock("select"):
+        bases = [
+            choose(source, job.base_size, job.select, balanced=balanced, seed=job.seed + k, moments=moments)
+            for k in range(job.base_sets)
+        ]
     with clock("solve"):
         method = distill.METHODS[job.method]
         sets = [

@@ -95,6 +95,24 @@ class Moments:
         channels, height, width = self.target["shape"]
         return channels, height, width
 
+    def scaled(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale, Gram and cross moments of extractor k, per image, for centred labels.
+
+        Features are scaled by one number so that their mean squared norm is 1, which makes λ and the weight of
+        the ones independent of the extractor's own scale; one-hot labels are centred (minus 1/C).
+
+        Returns:
+            S ``(d+1,)``, what ones-augmented features are multiplied by; G = S·Φ_TᵀΦ_T·S / N ``(d+1, d+1)``;
+            and R = S·Φ_Tᵀ(T − 1/C) / N ``(d+1, C)``.
+        """
+        gram, cross = self.gram[k], self.cross[k]
+        total = gram.diagonal()[:-1].sum()  # N times the mean squared norm
+        scale = (self.images / total).sqrt() if total > 0 else torch.ones_like(total)
+        S = torch.cat([scale.expand(len(gram) - 1), torch.ones(1, dtype=torch.float64)])
+        G = S[:, None] * gram * S / self.images
+        R = S[:, None] * (cross - gram[:, -1:] / self.num_classes) / self.images  # 1ᵀΦ_T is a row of the Gram
+        return S, G, R
+
     def merge(self, other: Moments) -> Moments:
         """The moments of both parts together.
 

@@ -84,3 +84,18 @@ def test_devices_that_are_not_there_are_named() -> None:
         resolve_device("cpu:x")
     with pytest.raises(DeviceError, match="cpu:9"):
         resolve_device("cpu:9")
+
+
+def test_a_rule_that_looks_ahead_serves_a_job(tmp_path) -> None:
+    common = {"pool_size": 1, "width": 8, "gamma": 0.1, "label_scale": 8.0, "evaluate": False}
+    result = job.run(job.Job(select="solve-aware", base_size=20, out=tmp_path, **common))
+    assert result.distilled.manifest["selection"] == {"method": "solve-aware", "balanced": True, "seed": 0}
+    assert torch.bincount(result.distilled.base_labels).tolist() == [2] * 10
+
+
+def test_a_choice_that_cannot_be_made_is_known_before_the_long_part(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(job, "accumulate", lambda *_, **__: pytest.fail("moments were accumulated"))
+    with pytest.raises(InvalidInputError, match="choose a smaller size"):
+        job.run(job.Job(base_size=1300, out=tmp_path))
+    with pytest.raises(UnknownNameError, match="known are random"):
+        job.run(job.Job(select="forgetting", out=tmp_path))

@@ -70,17 +70,10 @@ def outer_terms(moments: Moments, base: BaseExamples, lam: float) -> list[OuterT
         lam: λ relative to the mean diagonal of ΦΦᵀ.
     """
     images = base.resized(moments.shape).images
-    N, C = moments.images, moments.num_classes
+    C = moments.num_classes
     terms = []
-    for extractor, gram, cross in zip(moments.extractors, moments.gram, moments.cross, strict=True):
-        d = len(gram) - 1
-        # Scale features by one number, so that neither λ nor the weight of the ones depends on the
-        # extractor's scale: tr(G) over features is N times their mean squared norm.
-        total = gram.diagonal()[:d].sum()
-        scale = (N / total).sqrt() if total > 0 else torch.ones_like(total)
-        S = torch.cat([scale.expand(d), torch.ones(1, dtype=torch.float64)])
-        G = S[:, None] * gram * S / N
-        R = S[:, None] * (cross - gram[:, -1:] / C) / N  # centred one-hot: T − 1/C, 1ᵀΦ_T is a row of G
+    for k, extractor in enumerate(moments.extractors):
+        S, G, R = moments.scaled(k)
         root, wanted = _root(G, R)
         features = extract(extractor, images, moments.preprocessing)
         features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1) * S

@@ -14,6 +14,7 @@ _METHODS = {"closed-form": "closed form, one exact solve", "cross-entropy": "cro
 _TIMES = {
     "load": "load",
     "accumulate": "moments",
+    "select": "base images",
     "solve": "labels",
     "evaluate": "evaluation",
     "total": "total",

@@ -19,14 +19,27 @@ from convexdistill.errors import (
     ShapeError,
     UnknownNameError,
 )
+from convexdistill.moments import Moments
 from convexdistill.select.base import BaseExamples
+from convexdistill.select.facility_location import facility_location
+from convexdistill.select.herding import herding
+from convexdistill.select.kcenter import kcenter
 from convexdistill.select.kmeans import kmeans
+from convexdistill.select.kmedoids import kmedoids
+from convexdistill.select.leverage import leverage
 from convexdistill.select.random import random
 from convexdistill.select.request import Group, Request
+from convexdistill.select.solve_aware import solve_aware
 
 RULES: dict[str, Callable[[Request], NDArray[np.int64]]] = {
     "random": random,
     "kmeans": kmeans,
+    "kmedoids": kmedoids,
+    "herding": herding,
+    "kcenter": kcenter,
+    "facility-location": facility_location,
+    "leverage": leverage,
+    "solve-aware": solve_aware,
 }
 
 
@@ -37,26 +50,30 @@ def choose(
     balanced: bool = True,
     seed: int = 0,
     features: Any = None,
-    moments: Any = None,
+    moments: Moments | None = None,
 ) -> BaseExamples:
     """Choose ``size`` base examples from ``source``, reproducibly.
 
     Args:
         source: where to choose from; a train split.
         size: how many, at least 1.
-        method: ``"random"``, or ``"kmeans"``: the real images nearest to the cluster centres.
+        method: ``"random"`` draws. ``"kmeans"``, ``"kmedoids"``, ``"herding"``, ``"kcenter"`` and
+            ``"facility-location"`` choose by distances within each class. ``"leverage"`` draws by ridge
+            leverage scores. ``"solve-aware"`` always adds the image that most lowers the loss of the label
+            solve. Each one's module says what it minimises, its cost, and whether the seed plays a part.
         balanced: ``size / C`` examples of each class. What does not divide goes, one each, to
             classes drawn by the seed. False ignores the classes, as the paper does when
             the source is another data set.
         seed: not negative.
         features: ``(N, d)`` features of the source's images, for rules that measure distances;
-            without them kmeans uses the pixels, scaled to [0, 1].
-        moments: the target's moments, for rules that look ahead to the label solve.
+            without them these use the pixels, scaled to [0, 1].
+        moments: the target's moments: ``"solve-aware"`` needs them, ``"leverage"`` reads them where they
+            are given.
 
     Raises:
         ParameterRangeError: ``size`` is below 1 or above ``len(source)``, or ``seed`` is negative.
         UnknownNameError: no such method.
-        InvalidInputError: ``source`` is a test split.
+        InvalidInputError: ``source`` is a test split, or ``"solve-aware"`` is asked for without moments.
         DataError: a class has too few examples for a balanced set.
         ShapeError, DtypeError, NonFiniteInputError: ``features`` do not fit the source.
 
@@ -66,25 +83,11 @@ def choose(
         >>> torch.bincount(base.labels).tolist()
         [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
     """
-    source.refuse_test("for base examples")
-    if method not in RULES:
-        raise UnknownNameError(f"unknown selection {method!r}; known are {', '.join(RULES)}")
-    size, seed = _whole(size, "size", 1), _whole(seed, "seed", 0)
-    if size > len(source):
-        raise ParameterRangeError(
-            f"size is {size}, but {source.name!r} ({source.split}) holds only {len(source)} "
-            f"images; choose a smaller size"
-        )
-    rng = np.random.Generator(np.random.PCG64(seed))
-    labels = source.labels.numpy()
-    groups = (
-        _one_group_a_class(source, size, rng)
-        if balanced
-        else (Group(np.arange(len(source), dtype=np.int64), size),)
-    )
+    groups, rng = _plan(source, size, method, balanced, seed)
     request = Request(source, groups, rng, _checked(features, source), moments)
     chosen = RULES[method](request)
     # By class, then position: the order says nothing, and pictures of the set are easy to read.
+    labels = source.labels.numpy()
     chosen = chosen[np.lexsort((chosen, labels[chosen]))]
     indices = torch.from_numpy(chosen)
     return BaseExamples(
@@ -99,6 +102,29 @@ def choose(
         balanced=balanced,
         seed=seed,
     )
+
+
+def check(source: ImageData, size: int, method: str = "random", balanced: bool = True, seed: int = 0) -> None:
+    """Raise what :func:`choose` would raise before it looks at any image: cheap, and known before long work."""
+    _plan(source, size, method, balanced, seed)
+
+
+def _plan(
+    source: ImageData, size: int, method: str, balanced: bool, seed: int
+) -> tuple[tuple[Group, ...], np.random.Generator]:
+    source.refuse_test("for base examples")
+    if method not in RULES:
+        raise UnknownNameError(f"unknown selection {method!r}; known are {', '.join(RULES)}")
+    size, seed = _whole(size, "size", 1), _whole(seed, "seed", 0)
+    if size > len(source):
+        raise ParameterRangeError(
+            f"size is {size}, but {source.name!r} ({source.split}) holds only {len(source)} "
+            f"images; choose a smaller size"
+        )
+    rng = np.random.Generator(np.random.PCG64(seed))
+    if balanced:
+        return _one_group_a_class(source, size, rng), rng
+    return (Group(np.arange(len(source), dtype=np.int64), size),), rng
 
 
 def _whole(value: Any, name: str, least: int) -> int:

@@ -16,25 +16,10 @@ def kmeans(request: Request) -> NDArray[np.int64]:
     """Indices into the source, distinct, from each group.
 
     Distances are taken between the features where there are any, else between pixels scaled to
-    [0, 1]. Groups of more than 10,000 images are clustered in mini-batches.
+    [0, 1]. Groups of more than 10,000 images are clustered in mini-batches. O(iterations·n·N·d) time,
+    O(N·(n + d)) memory for n of N images with d features.
     """
-    chosen = []
-    for group in request.groups:
-        # Drawn for each group, needed or not, so that one class never moves another's choice.
-        seed = int(request.rng.integers(2**31))
-        if group.count == len(group.members):
-            chosen.append(group.members)
-        elif group.count > 0:
-            points = _points(request, group.members)
-            chosen.append(group.members[_nearest(points, _centres(points, group.count, seed))])
-    return np.concatenate(chosen)
-
-
-def _points(request: Request, members: NDArray[np.int64]) -> NDArray[np.float32]:
-    if request.features is not None:
-        return request.features[members]
-    pixels = request.source.images.numpy()[members]
-    return pixels.reshape(len(members), -1).astype(np.float32) / np.float32(255)
+    return request.by_group(lambda points, count, seed: _nearest(points, _centres(points, count, seed)))
 
 
 def _centres(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convexdistill.data import ImageData
+from convexdistill.moments import Moments
+
+# Chooses ``count`` of the points ``(N, d)``, distinct; the last argument is a seed.
+Pick = Callable[[NDArray[np.float32], int, int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -35,4 +39,28 @@ class Request:
     groups: tuple[Group, ...]
     rng: np.random.Generator
     features: NDArray[np.float32] | None = None
-    moments: Any = None
+    moments: Moments | None = None
+
+    @property
+    def size(self) -> int:
+        """How many are to be chosen in all."""
+        return sum(group.count for group in self.groups)
+
+    def points(self, members: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What distances are taken between: the features where there are any, else pixels in [0, 1]."""
+        if self.features is not None:
+            return self.features[members]
+        pixels = self.source.images.numpy()[members]
+        return pixels.reshape(len(members), -1).astype(np.float32) / np.float32(255)
+
+    def by_group(self, pick: Pick) -> NDArray[np.int64]:
+        """Indices into the source: what ``pick`` chooses of the points of each group by itself."""
+        chosen = []
+        for group in self.groups:
+            # Drawn for each group, needed or not, so that one class never moves another's choice.
+            seed = int(self.rng.integers(2**31))
+            if group.count == len(group.members):
+                chosen.append(group.members)
+            elif group.count > 0:
+                chosen.append(group.members[pick(self.points(group.members), group.count, seed)])
+        return np.concatenate(chosen)
