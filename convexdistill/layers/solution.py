@@ -29,8 +29,8 @@ class SolveInfo:
         residual: (*B,) float64, the relative optimality residual, see
             :meth:`convexdistill.layers.problem.RidgeProblem.residual`.
         condition: (*B,) float64 condition number of the system that was solved, or None where the backend
-            does not know it. Exact for ``"svd"``; for ``"cholesky"`` the bound (‖X‖² + λ)/λ where that is
-            below 1e5; else an estimate (within about the size of the system).
+            does not know it. Exact for ``"svd"``; for ``"cholesky"`` the bound ‖S‖/λ, S the system, where
+            that is below 1e5; else an estimate (within about the size of the system).
         steps: (*B,) or () number of iterations, or None for a direct solver.
     """
 

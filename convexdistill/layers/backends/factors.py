@@ -35,7 +35,7 @@ def cholesky(M: Tensor, lam: Tensor) -> tuple[Factor, Tensor, Tensor]:
 def quick_cholesky(M: Tensor, lam: Tensor, below: float) -> tuple[Factor, Tensor, Tensor | None]:
     """Like ``cholesky``, without an estimate where λ proves that S is well conditioned; waits for the device.
 
-    Every eigenvalue of S lies between λ and ‖M‖² + λ, so (‖M‖² + λ)/λ bounds the condition: no estimate is
+    Every eigenvalue of S lies between λ and ‖S‖ ≤ ‖M‖² + λ, so ‖S‖/λ bounds the condition: no estimate is
     needed, and for problems of a hundred rows the estimate would cost more than the factorisation.
 
     Returns:
@@ -50,7 +50,10 @@ def quick_cholesky(M: Tensor, lam: Tensor, below: float) -> tuple[Factor, Tensor
     # With such a condition Cholesky cannot fail; NaN and λ = 0 fail the comparison.
     if bool((bound <= below).all()):
         return (L,), bound, None
-    condition = torch.linalg.matrix_norm(S) * inverse_norm("cholesky", (L,))
+    size = torch.linalg.matrix_norm(S)  # up to √k times below the trace
+    if bool((size < below * lam).all()):
+        return (L,), size / lam, None
+    condition = size * inverse_norm("cholesky", (L,))
     return (L,), condition, (info != 0) | ~(condition * _epsilon(M) < 1)
 
 
