@@ -14,7 +14,7 @@ from convexdistill.errors import (
     ParameterRangeError,
     ShapeError,
 )
-from convexdistill.layers.problem import broadcast_shapes
+from convexdistill.layers.problems.base import broadcast_shapes
 
 
 def require_tensor(name: str, value: Any) -> Tensor:

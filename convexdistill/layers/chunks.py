@@ -11,8 +11,8 @@ from torch import Tensor
 from convexdistill.errors import DtypeError, ParameterRangeError, UnsupportedError
 from convexdistill.layers import checks, failure
 from convexdistill.layers.arguments import Argument
-from convexdistill.layers.backends import chunked
 from convexdistill.layers.backends.base import inside_transform, pick
+from convexdistill.layers.backends.torch_backend.ridge import chunked
 from convexdistill.layers.chunk_plan import NUMBER, Sizes, fits, parse_memory, plan_chunks
 from convexdistill.layers.pipeline import FORMS
 from convexdistill.layers.reduction import INTERCEPTS

@@ -18,7 +18,7 @@ from convexdistill.errors import ParameterRangeError, ShapeError
 from convexdistill.layers import pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends.base import pick
-from convexdistill.layers.quadratic import QuadraticProblem
+from convexdistill.layers.problems.quadratic import QuadraticProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover, reduce
 from convexdistill.layers.ridge import intercept_rules, ridge_arguments
 from convexdistill.layers.solution import LinearFit

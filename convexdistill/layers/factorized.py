@@ -11,9 +11,9 @@ from convexdistill.layers import arguments as args
 from convexdistill.layers import checks, failure, pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends.base import SolveOptions, inside_transform, pick
-from convexdistill.layers.backends.torch_factorized import factor_ridge
-from convexdistill.layers.factorized_problem import Factored, FactorizedProblem
-from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.backends.torch_backend.ridge.factorized import factor_ridge
+from convexdistill.layers.problems.factorized import Factored, FactorizedProblem
+from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover, reduce
 from convexdistill.layers.ridge import intercept_rules, ridge_arguments
 from convexdistill.layers.solution import LinearFit

@@ -10,7 +10,7 @@ from convexdistill.layers import arguments as args
 from convexdistill.layers import checks, pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends.base import pick
-from convexdistill.layers.kernel_problem import KernelRidgeProblem
+from convexdistill.layers.problems.kernel import KernelRidgeProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover
 from convexdistill.layers.ridge import intercept_rules
 from convexdistill.layers.solution import LinearFit

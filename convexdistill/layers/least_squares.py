@@ -10,7 +10,7 @@ from convexdistill.layers import arguments as args
 from convexdistill.layers import pipeline
 from convexdistill.layers.arguments import Argument, Values
 from convexdistill.layers.backends.base import pick
-from convexdistill.layers.least_squares_problem import LeastSquaresProblem
+from convexdistill.layers.problems.least_squares import LeastSquaresProblem
 from convexdistill.layers.reduction import Recover, reduce
 from convexdistill.layers.ridge import intercept_rules
 from convexdistill.layers.solution import LinearFit

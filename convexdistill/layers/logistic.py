@@ -10,7 +10,7 @@ from convexdistill.layers import arguments as args
 from convexdistill.layers import pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends.base import pick
-from convexdistill.layers.logistic_problem import LogisticProblem
+from convexdistill.layers.problems.logistic import LogisticProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover
 from convexdistill.layers.solution import LinearFit
 
@@ -34,7 +34,7 @@ def logistic_regression(
     scikit-learn's ``LogisticRegression`` with ``lam = 1/C`` (its C). The answer is unique for λ > 0; a free
     intercept sums to 0. Derivatives are those of the optimality condition ``Xᵀ s(mP − Y) + Λ∘W = 0``, to any
     order: with H the Hessian at W and A = X H⁻¹ ∂L/∂W, ``∂L/∂y_i = s_i (A_i − P_i·A_i)`` (see
-    :mod:`convexdistill.layers.backends.implicit_logistic`).
+    :mod:`convexdistill.layers.backends.torch_backend.logistic.implicit`).
 
     Leading dimensions broadcast; gradients of what was shared are sums over what shared it. The solve runs
     in float64, the answer has the dtype and device of the inputs.

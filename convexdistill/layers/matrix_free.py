@@ -14,11 +14,11 @@ from convexdistill.layers import arguments as args
 from convexdistill.layers import checks, pipeline
 from convexdistill.layers.arguments import Argument, Values
 from convexdistill.layers.backends.base import inside_transform, pick
-from convexdistill.layers.backends.preconditioners import WORDS
+from convexdistill.layers.backends.torch_backend.operator.preconditioners import WORDS
 from convexdistill.layers.failure import ACCEPT_BELOW
-from convexdistill.layers.operator_problem import OperatorProblem, size_of
 from convexdistill.layers.operators import products
 from convexdistill.layers.pipeline import Recover
+from convexdistill.layers.problems.operator import OperatorProblem, size_of
 from convexdistill.layers.solution import LinearFit
 
 

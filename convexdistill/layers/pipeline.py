@@ -18,7 +18,7 @@ from convexdistill.layers import failure
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends import select
 from convexdistill.layers.backends.base import Backend, Solved, SolveOptions, inside_transform, pick
-from convexdistill.layers.problem import Problem
+from convexdistill.layers.problems.base import Problem
 from convexdistill.layers.solution import LinearFit, SolveInfo
 
 FORMS = ("auto", "primal", "dual")

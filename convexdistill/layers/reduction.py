@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.problems.ridge import RidgeProblem
 
 INTERCEPTS = ("none", "free", "penalized")
 

@@ -11,8 +11,8 @@ from convexdistill.layers import pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends import select, torch_backend
 from convexdistill.layers.backends.base import pick
-from convexdistill.layers.backends.torch_quick import quick_ridge
-from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.backends.torch_backend.ridge.quick import quick_ridge
+from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover, reduce
 from convexdistill.layers.solution import LinearFit
 

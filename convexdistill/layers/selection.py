@@ -6,7 +6,7 @@ With the hat matrix H = X(XᵀX + λI)⁻¹Xᵀ and residuals R = Y − HY, the 
 
 without any refit. Generalised cross-validation (Golub, Heath & Wahba 1979, "Generalized cross-validation as a
 method for choosing a good ridge parameter") replaces h_ii by its mean: n⁻¹‖R‖² / (1 − tr(H)/n)². How weights and
-intercepts enter, and how nothing cancels where R and 1 − h_ii are both tiny, is told in ``backends/torch_loo.py``.
+intercepts enter, and how nothing cancels where R and 1 − h_ii are both tiny, is told in ``leave_one_out.py``.
 
 All of it is made of verified, differentiable solves, so scores have gradients with respect to everything, λ
 included, to any order. :func:`select_lam` evaluates a whole grid from one singular value decomposition, without
@@ -25,8 +25,8 @@ from convexdistill.errors import ParameterRangeError, SingularSystemError
 from convexdistill.layers import arguments as args
 from convexdistill.layers import failure
 from convexdistill.layers.arguments import Values
-from convexdistill.layers.backends import torch_loo
 from convexdistill.layers.backends.base import inside_transform, pick
+from convexdistill.layers.backends.torch_backend.ridge import leave_one_out
 from convexdistill.layers.reduction import INTERCEPTS
 from convexdistill.layers.ridge import intercept_rules, ridge_arguments
 from convexdistill.layers.solution import SolveInfo
@@ -145,7 +145,7 @@ def _hold_out(
     """R and 1 − h_ii up to a common factor, verified, and the weights; float64."""
     X, Y, strength, s, masks = _prepare(features, labels, lam, sample_weight, intercept)
     hidden = masks is not None
-    held = torch_loo.hold_out(X, Y, s, intercept, strength, data_dependent=not hidden)
+    held = leave_one_out.hold_out(X, Y, s, intercept, strength, data_dependent=not hidden)
     reported = held.singular.to(torch.int8) * int(Status.SINGULAR)
     status = failure.judge(held.residual, reported, *(masks or ()))
     if not hidden:
@@ -273,7 +273,7 @@ def select_lam(
     grid = check_grid(lams).to(features.device)
     with torch.no_grad():
         X, Y, _, s, masks = _prepare(features, labels, 1.0, sample_weight, intercept)
-        pairs = torch_loo.grid(torch_loo.design(X, Y, s, intercept), grid)
+        pairs = leave_one_out.grid(leave_one_out.design(X, Y, s, intercept), grid)
         scores = torch.stack([_score(R, left, s, criterion) for R, left in pairs])
         # A λ without which an example determines its own model has no score.
         lost = torch.stack([(left == 0).any(-2) for _, left in pairs])

@@ -27,7 +27,7 @@ class SolveInfo:
         method: the factorisation or solver that gave the answer, after any escalation.
         status: (*B,) int8, a :class:`Status` per batch element.
         residual: (*B,) float64, the relative optimality residual, see
-            :meth:`convexdistill.layers.problem.RidgeProblem.residual`.
+            :meth:`convexdistill.layers.problems.ridge.RidgeProblem.residual`.
         condition: (*B,) float64 condition number of the system that was solved, or None where the backend
             does not know it. Exact for ``"svd"``; for ``"cholesky"`` the bound ‖S‖/λ, S the system, where
             that is below 1e5; else an estimate (within about the size of the system).

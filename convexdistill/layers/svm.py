@@ -35,7 +35,7 @@ from convexdistill.layers import arguments as args
 from convexdistill.layers import pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends.base import pick
-from convexdistill.layers.quadratic import QuadraticProblem
+from convexdistill.layers.problems.quadratic import QuadraticProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover
 from convexdistill.layers.solution import LinearFit
 from convexdistill.layers.svm_programs import Design, crammer_singer, one_vs_rest

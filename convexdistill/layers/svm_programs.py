@@ -9,8 +9,8 @@ from torch import Tensor
 
 from convexdistill.errors import UnsupportedError
 from convexdistill.layers.backends.base import inside_transform
-from convexdistill.layers.problem import broadcast_shapes
-from convexdistill.layers.quadratic import QuadraticProblem
+from convexdistill.layers.problems.base import broadcast_shapes
+from convexdistill.layers.problems.quadratic import QuadraticProblem
 from convexdistill.layers.reduction import Recover
 
 INDEPENDENT = 1e-5  # least ratio of the Cholesky pivots of XXᵀ, so a condition of about 1e10

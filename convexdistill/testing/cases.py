@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from convexdistill import layers
-from convexdistill.layers.kernel_problem import KernelRidgeProblem
-from convexdistill.layers.least_squares_problem import LeastSquaresProblem
-from convexdistill.layers.logistic_problem import LogisticProblem
-from convexdistill.layers.problem import RidgeProblem
-from convexdistill.layers.quadratic import QuadraticProblem
+from convexdistill.layers.problems.kernel import KernelRidgeProblem
+from convexdistill.layers.problems.least_squares import LeastSquaresProblem
+from convexdistill.layers.problems.logistic import LogisticProblem
+from convexdistill.layers.problems.quadratic import QuadraticProblem
+from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.solution import LinearFit
 
 Inputs = dict[str, Tensor]

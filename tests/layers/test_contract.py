@@ -20,7 +20,7 @@ def test_the_backend_keeps_the_contract(backend, case, check):
 
 def test_a_wrong_backend_is_found_out(monkeypatch):
     from convexdistill.layers.backends import _REGISTRY, Backend, Solved
-    from convexdistill.layers.problem import RidgeProblem
+    from convexdistill.layers.problems.ridge import RidgeProblem
 
     def half(problem, options):
         solved = _REGISTRY["torch"].solvers[RidgeProblem](problem, options)

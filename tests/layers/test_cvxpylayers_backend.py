@@ -15,8 +15,8 @@ from convexdistill.errors import (
     UnsupportedError,
 )
 from convexdistill.layers import ridge
-from convexdistill.layers.backends import cvxpylayers_guard as guard
-from convexdistill.layers.backends import cvxpylayers_ridge
+from convexdistill.layers.backends.cvxpylayers_backend import guard
+from convexdistill.layers.backends.cvxpylayers_backend import ridge as cvxpylayers_ridge
 
 
 @pytest.mark.parametrize("shape", [(12, 5), (5, 12), (7, 7), (2, 9, 4)])

@@ -29,7 +29,7 @@ from convexdistill.layers import (
 )
 from convexdistill.layers import backends as registry_function
 from convexdistill.layers.backends import _REGISTRY, Backend, Solved
-from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.problems.ridge import RidgeProblem
 
 
 def test_module_is_the_function():

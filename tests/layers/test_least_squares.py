@@ -24,7 +24,7 @@ from convexdistill.errors import (
 )
 from convexdistill.layers import Status, explain, ridge
 from convexdistill.layers.least_squares import least_squares
-from convexdistill.layers.least_squares_problem import LeastSquaresProblem
+from convexdistill.layers.problems.least_squares import LeastSquaresProblem
 
 SHAPES = [(7, 3), (3, 7), (4, 4)]
 small = settings(max_examples=25, deadline=None)

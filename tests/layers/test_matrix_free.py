@@ -26,9 +26,9 @@ from convexdistill.errors import (
     UnsupportedError,
 )
 from convexdistill.layers import LinearOperator, Status, explain, ridge, ridge_matrix_free
-from convexdistill.layers.backends.krylov import System, conjugate_gradients
-from convexdistill.layers.backends.lsmr import lsmr as lsmr_solver
-from convexdistill.layers.backends.preconditioners import sketch
+from convexdistill.layers.backends.torch_backend.operator.krylov import System, conjugate_gradients
+from convexdistill.layers.backends.torch_backend.operator.lsmr import lsmr as lsmr_solver
+from convexdistill.layers.backends.torch_backend.operator.preconditioners import sketch
 from convexdistill.layers.operators import products
 
 TIGHT = {"rtol": 1e-13}

@@ -7,7 +7,7 @@ from torch import Tensor
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.constrained import CONSTRAINTS, constrained_ridge
 from convexdistill.layers.modules.base import RegularisedModule
-from convexdistill.layers.quadratic import QuadraticProblem
+from convexdistill.layers.problems.quadratic import QuadraticProblem
 from convexdistill.layers.solution import LinearFit
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from convexdistill.layers.kernel_problem import KernelRidgeProblem
 from convexdistill.layers.kernel_ridge import kernel_ridge
 from convexdistill.layers.modules.base import RegularisedModule
+from convexdistill.layers.problems.kernel import KernelRidgeProblem
 from convexdistill.layers.solution import LinearFit
 
 

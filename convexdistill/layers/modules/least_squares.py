@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from convexdistill.layers.least_squares import least_squares
-from convexdistill.layers.least_squares_problem import LeastSquaresProblem
 from convexdistill.layers.modules.base import LayerModule
+from convexdistill.layers.problems.least_squares import LeastSquaresProblem
 from convexdistill.layers.solution import LinearFit
 
 

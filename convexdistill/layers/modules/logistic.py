@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from convexdistill.layers.logistic import logistic_regression
-from convexdistill.layers.logistic_problem import LogisticProblem
 from convexdistill.layers.modules.base import RegularisedModule
+from convexdistill.layers.problems.logistic import LogisticProblem
 from convexdistill.layers.solution import LinearFit
 
 

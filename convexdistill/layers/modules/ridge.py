@@ -7,7 +7,7 @@ from torch import Tensor
 from convexdistill.errors import UnsupportedError
 from convexdistill.layers.factorized import FactorizedRidge, factorize
 from convexdistill.layers.modules.base import RegularisedModule
-from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.ridge import ridge
 from convexdistill.layers.solution import LinearFit
 

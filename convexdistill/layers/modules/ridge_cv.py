@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.modules.base import LayerModule
-from convexdistill.layers.problem import RidgeProblem
+from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.ridge import ridge
 from convexdistill.layers.selection import CRITERIA, check_grid, select_lam
 from convexdistill.layers.solution import LinearFit

@@ -7,7 +7,7 @@ from torch import Tensor
 from convexdistill.errors import ParameterRangeError
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.modules.base import RegularisedModule
-from convexdistill.layers.quadratic import QuadraticProblem
+from convexdistill.layers.problems.quadratic import QuadraticProblem
 from convexdistill.layers.solution import LinearFit
 from convexdistill.layers.svm import KINDS, linear_svm
 

@@ -1,0 +1,1 @@
+"""Multinomial logistic regression by Newton's method."""

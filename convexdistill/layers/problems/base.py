@@ -1,0 +1,32 @@
+"""What every problem can do, and the two things that all of them need."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+def broadcast_shapes(*shapes: tuple[int, ...]) -> torch.Size:
+    """``torch.broadcast_shapes``, typed."""
+    common: torch.Size = torch.broadcast_shapes(*shapes)
+    return common
+
+
+class Problem(Protocol):
+    """What every problem can do: measure how far an answer is from optimal."""
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The common leading dimensions *B."""
+        ...
+
+    def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
+        """(*B,) relative optimality residual of ``answer``, without gradient.
+
+        ``dual`` is the solver's certificate, for problems whose optimality cannot be seen without one.
+        """
+        ...
