@@ -1,4 +1,4 @@
-"""The ridge layer beside its peers: time, memory and error of each, in one run.
+"""The layers beside their peers: time, memory and error of each, in one run.
 
     python benchmarks/layers.py                 # every case; about ten minutes
     python benchmarks/layers.py --only small    # one case
@@ -7,8 +7,9 @@
 
 Candidates take turns, round by round, in one process, so that whatever else the machine does hits all of them;
 times are medians over rounds, and ratios are medians of the ratios within a round with a 95 % bootstrap interval.
-Errors are relative, against arithmetic of 50 digits. Memory is the growth of the peak resident size of a process
-of its own, from after the imports to after the first fit and gradient. One thread, if --threads does not say more.
+Errors are relative: of ridge against arithmetic of 50 digits, of the other layers against ours. Memory is the
+growth of the peak resident size of a process of its own, from after the imports to after the first fit and
+gradient. One thread, if --threads does not say more.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import mpmath
 import numpy as np
 import torch
-from layer_peers import PEERS, Work
-from torch import Tensor
+from layer_cases import CASES, LAM, Case, example
+from layer_exact import exact, relative
+from layer_peers import Work
+from layer_problem_peers import OURS
 
 from convexdistill.errors import NumericalWarning, SolveError
 from convexdistill.layers import ridge
@@ -38,64 +40,13 @@ from convexdistill.layers import ridge
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "layers.jsonl"
 TABLE = HERE.parent / "docs" / "results" / "layers.md"
-HAND, BARE = PEERS[2].name, PEERS[3].name
-
-
-class Case(NamedTuple):
-    """One size and one gradient, the candidates for it, and the goals."""
-
-    title: str
-    shape: tuple[int, ...]  # (*B, n, d)
-    columns: int
-    wanted: str
-    peers: tuple[str, ...] | None = None  # None: all
-    errors: bool = False
-    goals: tuple[tuple[str, float], ...] = ()  # peer, how many times faster ours must be
-
-
-CASES = {
-    "small": Case(
-        "(n, d, C) = (100, 85, 10), fit + gradient to labels",
-        (100, 85),
-        10,
-        "labels",
-        errors=True,
-        goals=((PEERS[5].name, 200.0), (PEERS[6].name, 50.0), (HAND, 1 / 1.2), (BARE, 1 / 1.5)),
-    ),
-    "wide": Case("(50, 85, 10), fit + gradient to labels", (50, 85), 10, "labels", errors=True),
-    "features": Case(
-        "(2000, 256, 10), fit + gradient to features",
-        (2000, 256),
-        10,
-        "features",
-        (PEERS[0].name, HAND, BARE, "torch.linalg.lstsq"),
-        goals=((HAND, 2.0), (BARE, 1 / 1.5)),
-    ),
-    "features-batch": Case(
-        "32 × (100, 128, 10), fit + gradient to features",
-        (32, 100, 128),
-        10,
-        "features",
-        (PEERS[0].name, HAND, BARE, "torch.linalg.lstsq"),
-        goals=((HAND, 2.0), (BARE, 1 / 1.5)),
-    ),
-}
-LAM = 1.0
-
-
-def example(case: Case) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    X = torch.randn(*case.shape, dtype=torch.float64, generator=generator)
-    return X, torch.randn(*case.shape[:-1], case.columns, dtype=torch.float64, generator=generator)
 
 
 def prepared(case: Case) -> dict[str, Work | str]:
     """The work of every candidate, or why it has none."""
     X, Y = example(case)
     works: dict[str, Work | str] = {}
-    for peer in PEERS:
-        if case.peers is not None and peer.name not in case.peers:
-            continue
+    for peer in case.peers:
         try:
             work = peer.make(X, Y, LAM, case.wanted)
             work()
@@ -136,51 +87,22 @@ def interval(ratios: list[float]) -> list[float]:
     return [float(q) for q in np.quantile(medians, (0.025, 0.975))]
 
 
-def exact(X: Tensor, Y: Tensor, lam: float) -> tuple[Tensor, Any]:
-    """(XᵀX + λI)⁻¹XᵀY in 50 digits, and a function that solves for other right-hand sides."""
-    mpmath.mp.dps = 50
-    big = np.vectorize(mpmath.mpf, otypes=[object])
-    x = big(X.double().numpy())
-    S = x.T @ x + np.diag(big(np.full(X.shape[1], lam)))
-    for k in range(len(S)):  # LDLᵀ in place; S is positive definite, so no pivots are needed
-        S[k + 1 :, k] = S[k + 1 :, k] / S[k, k]
-        S[k + 1 :, k + 1 :] -= np.outer(S[k + 1 :, k], S[k + 1 :, k]) * S[k, k]
-
-    def solve(B: Any) -> Any:
-        V = B.copy()
-        for k in range(len(S)):
-            V[k + 1 :] -= np.outer(S[k + 1 :, k], V[k])
-        V = V / S.diagonal()[:, None]
-        for k in reversed(range(len(S))):
-            V[:k] -= np.outer(S[k, :k], V[k])
-        return V
-
-    def back(B: Tensor) -> Tensor:  # X S⁻¹ B, the gradient to the labels
-        return torch.from_numpy((x @ solve(big(B.numpy()))).astype(float))
-
-    return torch.from_numpy(solve(x.T @ big(Y.double().numpy())).astype(float)), back
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).norm() / expected.norm())
-
-
 def run_case(key: str, quick: bool) -> list[dict[str, Any]]:
     case = CASES[key]
     print(f"{key}: {case.title}", file=sys.stderr)
     works = prepared(case)
     runnable = {name: work for name, work in works.items() if not isinstance(work, str)}
     seconds = timed(runnable, 3 if quick else 25, 0.01 if quick else 0.03)
-    if case.errors:
+    if case.errors == "50 digits":
         X, Y = example(case)
         weight, back = exact(X, Y, LAM)
         G = torch.cos(torch.arange(weight.numel(), dtype=torch.float64)).reshape(weight.shape)
         gradient = back(G)
-    first = seconds[PEERS[0].name]
+    elif case.errors:
+        weight, gradient = (t.detach() for t in runnable[OURS]())
+    first = seconds[OURS]
     records = []
-    for peer in PEERS:
-        if peer.name not in works:
-            continue
+    for peer in case.peers:
         record: dict[str, Any] = {"case": key, "candidate": peer.name, "note": peer.note}
         if isinstance(works[peer.name], str):
             records.append(record | {"reason": works[peer.name]})
@@ -193,7 +115,7 @@ def run_case(key: str, quick: bool) -> list[dict[str, Any]]:
             "times_ours_interval": interval(ratios),
             "peak_mb": peak(key, peer.name),
         }
-        if case.errors:
+        if case.errors and (peer.name != OURS or case.errors != "ours"):
             W, grad = runnable[peer.name]()
             record["error_weight"] = relative(W.detach(), weight)
             record["error_gradient"] = None if grad is None else relative(grad, gradient)
@@ -209,7 +131,8 @@ def peak(key: str, name: str) -> float | None:
 
 
 def measure_memory(key: str, name: str) -> None:
-    case, peer = CASES[key], next(p for p in PEERS if p.name == name)
+    case = CASES[key]
+    peer = next(p for p in case.peers if p.name == name)
     X, Y = example(case)
     for module in ("cvxpylayers.torch", "qpth.qp", "sklearn.linear_model", "himalaya.ridge"):
         with contextlib.suppress(ImportError):

@@ -33,7 +33,7 @@ _MESSAGES = {
     Status.OPTIMAL: "The answer meets the optimality conditions to the promised accuracy.",
     Status.INACCURATE: (
         "The optimality conditions are not met to the promised accuracy; "
-        "raise lam, scale the features, or use method='svd'."
+        "scale the inputs, raise lam where there is one, or take another method."
     ),
     Status.SINGULAR: (
         "The linear system is singular to working precision, so the answer is not unique; "
@@ -46,8 +46,10 @@ _MESSAGES = {
     ),
     Status.MAX_STEPS: (
         "The solver used up its steps before it reached its tolerance; "
-        "give it more, scale the inputs, or raise lam."
+        "give it more, scale the inputs, or raise lam where there is one."
     ),
     Status.INFEASIBLE: "No point meets all constraints at once; loosen one of them.",
-    Status.UNBOUNDED: "The objective has no minimum: it falls without end; raise lam, or add a constraint.",
+    Status.UNBOUNDED: (
+        "The objective has no minimum: it falls without end; add a constraint, or raise lam where there is one."
+    ),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from layers_helpers import data, relative
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
@@ -105,3 +107,37 @@ def test_the_module_learns_lam():
     layer = LogisticRegression(0.5, learn_lam=True, intercept="free").double()
     layer(X, Y).weight.square().sum().backward()
     assert layer.log_lam.grad < 0  # more penalty, smaller weights
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 12), d=st.integers(1, 8), columns=st.integers(2, 5))
+@settings(max_examples=25, deadline=None)
+def test_any_problem_meets_its_optimality_condition(seed, n, d, columns):
+    torch.manual_seed(seed)
+    X, Y = soft(n, d, columns=columns)
+    lam = 10.0 ** (4 * torch.rand(columns, dtype=X.dtype) - 3)
+    s = torch.rand(n, dtype=X.dtype)
+    W = logistic_regression(X, Y, lam, sample_weight=s).weight
+    gradient = X.T @ (s[:, None] * ((X @ W).softmax(-1) - Y)) + lam * W
+    assert gradient.abs().max() <= 1e-9 * max(1.0, float(X.abs().sum()))
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_classes_and_examples_have_no_order(seed):
+    torch.manual_seed(seed)
+    X, Y = soft(9, 4)
+    rows, columns = torch.randperm(9), torch.randperm(3)
+    for intercept in ("none", "free"):
+        expected = logistic_regression(X, Y, 0.2, intercept=intercept).weight[:, columns]
+        moved = logistic_regression(X[rows], Y[rows][:, columns], 0.2, intercept=intercept).weight
+        torch.testing.assert_close(moved, expected, rtol=1e-8, atol=1e-9)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=15, deadline=None)
+def test_a_large_penalty_leaves_the_slope_at_zero(seed):
+    """λ → ∞: W → Xᵀ(Y − m/C)/λ, one gradient step from W = 0."""
+    torch.manual_seed(seed)
+    X, Y = soft(9, 4)
+    first_step = X.T @ (Y - 1 / 3) / 1e8
+    torch.testing.assert_close(logistic_regression(X, Y, 1e8).weight, first_step, rtol=1e-6, atol=1e-16)
