@@ -31,9 +31,9 @@ class Peer(NamedTuple):
 def differentiated(solve: Callable[[Tensor, Tensor], Tensor], X: Tensor, Y: Tensor, wanted: str) -> Work:
     """Fit, and the gradient of ⟨G, W⟩ to the features or the labels, for one fixed G."""
     X, Y = X.clone().requires_grad_(wanted == "features"), Y.clone().requires_grad_(wanted == "labels")
-    G = torch.cos(torch.arange(X.shape[-1] * Y.shape[-1], dtype=X.dtype)).reshape(X.shape[-1], Y.shape[-1])
-    G = G.expand(*X.shape[:-2], *G.shape)
     leaf = X if wanted == "features" else Y
+    shape = solve(X, Y).shape
+    G = torch.cos(torch.arange(shape.numel(), dtype=X.dtype)).reshape(shape)
 
     def work() -> tuple[Tensor, Tensor | None]:
         W = solve(X, Y)

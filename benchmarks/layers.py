@@ -34,7 +34,7 @@ from layer_exact import exact, relative
 from layer_peers import Work
 from layer_problem_peers import OURS
 
-from convexdistill.errors import NumericalWarning, SolveError
+from convexdistill.errors import SolveError
 from convexdistill.layers import ridge
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,9 @@ def prepared(case: Case) -> dict[str, Work | str]:
             works[peer.name] = f"not installed: {error.name}"
         except NotImplementedError as error:
             works[peer.name] = f"left out: {error}"
-        except Exception as error:  # a peer that fails is a result
+        except Exception as error:  # a peer that fails is a result; that we fail is none
+            if peer.name == OURS:
+                raise
             works[peer.name] = f"fails: {type(error).__name__}: {str(error)[:120]}"
     return works
 
@@ -94,10 +96,8 @@ def run_case(key: str, quick: bool) -> list[dict[str, Any]]:
     runnable = {name: work for name, work in works.items() if not isinstance(work, str)}
     seconds = timed(runnable, 3 if quick else 25, 0.01 if quick else 0.03)
     if case.errors == "50 digits":
-        X, Y = example(case)
-        weight, back = exact(X, Y, LAM)
-        G = torch.cos(torch.arange(weight.numel(), dtype=torch.float64)).reshape(weight.shape)
-        gradient = back(G)
+        truth = exact(*example(case), LAM)
+        weight, gradient = truth.weight, truth.to_features if case.wanted == "features" else truth.to_labels
     elif case.errors:
         weight, gradient = (t.detach() for t in runnable[OURS]())
     first = seconds[OURS]
@@ -149,7 +149,7 @@ def resident(field: str) -> float:
 
 
 def run_precision() -> list[dict[str, Any]]:
-    """Errors over conditions 1e2 … 1e12, in both dtypes: within 10·eps·κ, or an error."""
+    """Errors over conditions 1e2 … 1e12 of weight and gradients: within 10·eps·κ of the dtype, or an error."""
     records = []
     generator = torch.Generator().manual_seed(0)
     for power in range(2, 13, 2):
@@ -157,19 +157,29 @@ def run_precision() -> list[dict[str, Any]]:
         V = torch.linalg.qr(torch.randn(10, 10, dtype=torch.float64, generator=generator)).Q
         X = U * torch.logspace(0, -power, 10, dtype=torch.float64) @ V.mT
         Y = X @ torch.randn(10, 3, dtype=torch.float64, generator=generator)
-        for dtype in (torch.float64, torch.float32):
-            lam = 1e-16
-            x, y = X.to(dtype), Y.to(dtype)
-            kappa = float(torch.linalg.cond(torch.cat([x.double(), 1e-8 * torch.eye(10, dtype=torch.float64)])))
-            record: dict[str, Any] = {"case": "precision", "dtype": str(dtype)[6:], "condition": kappa}
+        lam = 10.0 ** (-2 * power)
+        kinds = [("torch", torch.float64), ("torch", torch.float32), ("cvxpylayers", torch.float64)]
+        for backend, dtype in kinds if power <= 4 else kinds[:2]:
+            x, y = X.to(dtype).requires_grad_(), Y.to(dtype).requires_grad_()
+            eye = lam**0.5 * torch.eye(10, dtype=torch.float64)
+            kappa = float(torch.linalg.cond(torch.cat([x.detach().double(), eye])))
+            record: dict[str, Any] = {"case": "precision", "backend": backend, "dtype": str(dtype)[6:]}
+            record |= {"condition": kappa, "budget": 10 * torch.finfo(dtype).eps * kappa}
             try:
-                fit = ridge(x, y, lam)
-            except (SolveError, NumericalWarning) as error:
+                fit = ridge(x, y, lam, backend=backend)
+                G = torch.cos(torch.arange(30, dtype=dtype)).reshape(10, 3)
+                to_features, to_labels = torch.autograd.grad(fit.weight, (x, y), G)
+            except SolveError as error:
                 records.append(record | {"error": None, "raised": type(error).__name__})
                 continue
-            error = relative(fit.weight, exact(x, y, lam)[0])
-            budget = 10 * torch.finfo(dtype).eps * kappa
-            records.append(record | {"error": error, "budget": budget, "method": fit.info.method})
+            truth = exact(x.detach(), y.detach(), lam, G)
+            record |= {
+                "method": fit.info.method,
+                "error": relative(fit.weight.detach(), truth.weight),
+                "error_to_labels": relative(to_labels, truth.to_labels),
+                "error_to_features": relative(to_features, truth.to_features),
+            }
+            records.append(record)
     return records
 
 

@@ -19,6 +19,7 @@ from convexdistill.errors import (
     ParameterRangeError,
     UnsupportedError,
 )
+from convexdistill.layers import constrained_ridge
 from convexdistill.layers.convex_layer import ConvexLayer
 
 plain = pytest.importorskip("cvxpylayers.torch")
@@ -247,3 +248,17 @@ def test_14_parameters_that_break_their_promise():
     upstream(14, isinstance(theirs, tuple), "attributes of parameters are checked")
     with pytest.raises(ParameterRangeError, match="must be >= 0"):
         ConvexLayer(*problem)(bad)
+
+
+def test_15_bounds_that_moreau_does_not_see():
+    """Not in the list above: with MOREAU a plain layer returns negative entries under ``w >= 0``."""
+    X, y, w = cp.Parameter((6, 3)), cp.Parameter(6), cp.Variable(3)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(X @ w - y) + cp.sum_squares(w)), [w >= 0]), [X, y], [w]
+    features = torch.randn(6, 3, dtype=T)
+    labels = features @ torch.tensor([1.0, -1.0, 1.0], dtype=T)
+    options = moreau()
+    theirs = outcome(lambda: plain.CvxpyLayer(*problem, **options)(features, labels)[0])
+    upstream(15, isinstance(theirs, torch.Tensor) and float(theirs.min()) < -0.1, "MOREAU keeps bounds")
+    expected = constrained_ridge(features, labels, 1.0).weight
+    for solver in ("moreau", "clarabel", "scs", "auto"):
+        assert (ConvexLayer(*problem, solver=solver)(features, labels)[0] - expected).abs().max() < 1e-10
