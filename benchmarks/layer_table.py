@@ -69,9 +69,8 @@ def goals(rows: list[dict[str, Any]], case: Any) -> list[str]:
 
 def precision(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "Against 50 digits, (40, 10, 3), singular values from 1 to 1/κ, λ = 1/κ², labels that the features explain,",
-        "so that gradients are as badly conditioned as can be. The budget of W is 10·eps·κ; gradients to features",
-        "go with κ².",
+        "Against 50 digits, (40, 10, 3), singular values from 1 to 1/κ, λ = 1/κ², labels that features explain.",
+        "The budget of W is 10·eps·κ; the error of gradients to features goes with κ².",
         "",
         "| κ of [X; √λ I] | backend | dtype | method | error of W | budget | | to labels | to features |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -30,7 +30,7 @@ class SolveInfo:
             :meth:`convexdistill.layers.problems.ridge.RidgeProblem.residual`.
         condition: (*B,) float64 condition number of the system that was solved, or None where the backend
             does not know it. Exact for ``"svd"``; for ``"cholesky"`` the bound ‖S‖/λ, S the system, where
-            that is below 1e5; else an estimate (within about the size of the system).
+            that is below 1e4; else an estimate (within about the size of the system).
         steps: (*B,) or () number of iterations, or None for a direct solver.
     """
 

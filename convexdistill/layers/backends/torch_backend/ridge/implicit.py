@@ -84,7 +84,10 @@ class _Solve(torch.autograd.Function):
             right = torch.zeros((), dtype=M.dtype, device=M.device) if B is None else B
         else:
             right = rows @ E if B is None else rows @ E + B
-        V = apply(method, factor, right)
+        if method == "qr" and N is None and E is not None and B is None:
+            V = _least_squares(M, E, lam)
+        else:
+            V = apply(method, factor, right)
         # R⁻¹R⁻ᵀ(NᵀE) squares the condition number like the normal equations do; one or two corrections by
         # a remainder that is formed from M itself bring back the accuracy of QR (Björck 1987, "CSNE").
         for _ in range(0 if method == "cholesky" else CORRECTIONS):
@@ -149,6 +152,15 @@ class _SolveWithJvp(_Solve):
         if dlam is not None:
             right = right - dlam[..., None, None] * V
         return solve(M, N, None, right, lam, ctx.method, _given(*factor), ctx.on_failure)
+
+
+def _least_squares(M: Tensor, E: Tensor, lam: Tensor) -> Tensor:
+    """S⁻¹MᵀE as the least-squares answer of [M; √λ I] V ≈ [E; 0], which loses κ and not κ² (Björck 1996, §2.4)."""
+    k = M.shape[-1]
+    root = lam.sqrt()[..., None, None] * torch.eye(k, dtype=M.dtype, device=M.device)
+    Q, R = torch.linalg.qr(torch.cat([M, root.expand(*M.shape[:-2], k, k)], -2))
+    V: Tensor = torch.linalg.solve_triangular(R, Q[..., : M.shape[-2], :].mT @ E, upper=True)
+    return V
 
 
 def _remainder(N: Tensor, MU: Tensor, lam: Tensor, U: Tensor, V_bar: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 For a hundred rows the solve takes 0.1 ms, and laying out batches, looking for NaN and estimating condition numbers
 would take several times as long. One matrix of float64 features, one of labels and one number λ > 0 need none of
-that: λ itself bounds the condition of S = MᵀM + λI by κ = (‖X‖² + λ)/λ, and a NaN or an infinity makes the
-residual NaN. What is not certainly right after these few steps is left to the general road, which finds out why.
+that: λ itself bounds the condition of S = MᵀM + λI by κ = (‖X‖² + λ)/λ, which is estimated only where the bound
+is too large, and a NaN or an infinity makes the residual NaN. What is not certainly right after these few steps is
+left to the general road, which finds out why.
 
 The residual is that of the normal equations as they were formed, S V = B. Rounding in S and B moves it by at
 most about n·eps·(1 + √κ/2) relative to ‖X‖‖Y‖; where that is below 1e-10 it says as much as the residual that is
@@ -21,10 +22,11 @@ from torch.autograd import Function, forward_ad
 
 from convexdistill.layers.backends.base import inside_transform
 from convexdistill.layers.backends.gradients import ACCEPT_BELOW
+from convexdistill.layers.backends.torch_backend.ridge.factors import inverse_norm
 from convexdistill.layers.backends.torch_backend.ridge.implicit import solve
 from convexdistill.layers.solution import LinearFit, SolveInfo
 
-LARGEST_CONDITION = 1e5
+LARGEST_CONDITION = 1e4
 LARGEST_ROUNDING = 1e-10
 ACCURATE = 1e-12
 EPSILON = 2.0**-52
@@ -48,13 +50,13 @@ def quick_ridge(X: Tensor, Y: Tensor, lam: float, on_failure: str) -> LinearFit 
         S = M.mT @ M
         squares = S.trace().item()  # ‖X‖²
         S.diagonal().add_(lam)
+        L = torch.linalg.cholesky_ex(S).L
         condition = squares / lam + 1
-        if condition > LARGEST_CONDITION:
-            condition = torch.linalg.vector_norm(S).item() / lam  # up to √d times less
+        if condition > LARGEST_CONDITION:  # too loose a bound for many rows: estimate
+            condition = (torch.linalg.vector_norm(S) * inverse_norm("cholesky", (L,))).item()
         # NaN fails the comparison.
         if not (condition <= LARGEST_CONDITION and max(n, d) * EPSILON * condition**0.5 <= LARGEST_ROUNDING):
             return None
-        L = torch.linalg.cholesky_ex(S).L
         B = (Y.mT @ M).mT if primal else Y  # column by column, as LAPACK wants it
         V = torch.cholesky_solve(B, L)
         # B has the size ‖X‖‖Y‖ in the primal and ‖Y‖ in the dual.

@@ -22,7 +22,7 @@ from convexdistill.layers.status import Status
 # The residual cannot see errors along directions that hardly move it, so a bad condition is enough as well:
 # Cholesky's error grows like condition × 1e-16.
 CHOLESKY_CONDITION = 1e10
-REFINE_ABOVE = 1e5  # from this condition on Cholesky's answer is refined
+REFINE_ABOVE = 1e4  # from this condition on Cholesky's answer is refined
 ESCALATE_ABOVE = 1e-12
 METHODS = ("auto", *FACTORS)
 
@@ -30,7 +30,7 @@ METHODS = ("auto", *FACTORS)
 def plan_ridge(problem: RidgeProblem, options: SolveOptions) -> Plan:
     """What :func:`solve_ridge` would run, and why.
 
-    Cholesky's answer is refined where the condition is above 1e5, and left for QR above 1e10.
+    Cholesky's answer is refined where the condition is above 1e4, and left for QR above 1e10.
     The form is ``options.form``, or primal when d ≤ n and dual when n < d: the smaller system, worth up
     to 40 times.
     """

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from convexdistill.layers.backends.torch_backend.ridge.factors import apply, inverse_norm
 
-REFINE_ABOVE = 1e5  # as in solver.py: from this condition on an answer is corrected
+REFINE_ABOVE = 1e4  # as in solver.py: from this condition on an answer is corrected
 CHOLESKY_CONDITION = 1e10
 CORRECTIONS = 2
 
