@@ -122,7 +122,20 @@ def distill(
         typer.Option(help="Weight γ on the labels' norm, relative; auto: chosen on the validation split."),
     ] = "auto",
     prior: Annotated[
-        str, typer.Option(help="What γ pulls the labels to: zero or teacher; auto: chosen along with γ.")
+        str, typer.Option(help="What γ pulls the labels to: zero, one-hot or teacher; auto: chosen along with γ.")
+    ] = "auto",
+    constraint: Annotated[
+        str,
+        typer.Option(
+            help="On each row of labels, solved exactly: none, simplex (probabilities), nonnegative, row-sum, box."
+        ),
+    ] = "none",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="centred: mean squared error on scaled labels; paper: soft cross-entropy on probabilities; "
+            "auto: as the labels are, or chosen on the validation split."
+        ),
     ] = "auto",
     label_scale: Annotated[
         str,
@@ -171,6 +184,8 @@ def distill(
             lam=lam,
             gamma=_number(gamma),
             prior=None if prior == "auto" else prior,
+            constraint=constraint,
+            recipe=None if recipe == "auto" else recipe,
             label_scale=_number(label_scale),
             moments=moments,
             backend=backend,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError, OutputError, UnknownNameError
 from convexdistill.evaluate import EvaluationTable, evaluate, metrics
-from convexdistill.features import NETWORKS, pool
+from convexdistill.features import NETWORKS, Pool, pool
 from convexdistill.files import write_json
 from convexdistill.moments import Moments, accumulate
 from convexdistill.report import write_report
-from convexdistill.select import check, choose
+from convexdistill.select import USES_MOMENTS, check, choose
 
+# Settings that a method may have a parameter for.
+OPTIONS = ("lam", "gamma", "prior", "constraint", "recipe", "label_scale", "backend")
 DISTILLED, METRICS, REPORT = "distilled.safetensors", "metrics.json", "report.html"
 
 
@@ -41,7 +44,10 @@ class Job:
         pool_size: number of extractors.
         lam: λ of the ridge heads, relative.
         gamma: γ of the label solve, relative; ``None`` chooses on the validation split.
-        prior: ``"zero"`` or ``"teacher"``; ``None`` chooses on the validation split where γ is chosen.
+        prior: ``"zero"``, ``"one-hot"`` or ``"teacher"``; ``None`` chooses on the validation split where γ is
+            chosen.
+        constraint: of the closed form; see :func:`convexdistill.distill.closed_form`.
+        recipe: ``"centred"`` or ``"paper"``; ``None`` leaves it to the method.
         label_scale: of the recipe; ``None`` chooses on the validation split.
         moments: file of moments to go on from, instead of a pass over the target.
         backend: ``"auto"``, ``"torch"`` or ``"cvxpylayers"``.
@@ -67,6 +73,8 @@ class Job:
     lam: float = 1e-3
     gamma: float | None = None
     prior: str | None = None
+    constraint: str = "none"
+    recipe: str | None = None
     label_scale: float | None = None
     moments: Path | None = None
     backend: str = "auto"
@@ -116,30 +124,21 @@ def run(job: Job) -> Result:
     across = source.fingerprint != target.fingerprint
     balanced = not across if job.balanced is None else job.balanced
     check(source, job.base_size, job.select, balanced=balanced, seed=job.seed)
+    method = distill.METHODS[job.method]
     with clock("accumulate"):
-        moments = _moments(job, target)
+        inputs = _inputs(job, method, target)
+    moments = inputs.get("moments")
     with clock("select"):
         bases = [
             choose(source, job.base_size, job.select, balanced=balanced, seed=job.seed + k, moments=moments)
             for k in range(job.base_sets)
         ]
     with clock("solve"):
-        method = distill.METHODS[job.method]
+        accepted = inspect.signature(method).parameters
+        options = {name: value for name, value in inputs.items() if name in accepted}
+        options |= {**_options(job, method), "network": job.networks[0], "device": job.device}
         sets = [
-            method(
-                moments,
-                base,
-                validation,
-                lam=job.lam,
-                gamma=job.gamma,
-                prior=job.prior,
-                label_scale=job.label_scale,
-                network=job.networks[0],
-                backend=job.backend,
-                seed=job.seed + k,
-                device=job.device,
-            )
-            for k, base in enumerate(bases)
+            method(base=base, validation=validation, seed=job.seed + k, **options) for k, base in enumerate(bases)
         ]
     table = None
     with clock("evaluate"):
@@ -174,7 +173,11 @@ def _check(job: Job) -> None:
         if value < 1:
             raise InvalidInputError(f"--{name} must be at least 1, found {value}")
     resolve_device(job.device)
-    distill.check_settings(job.lam, job.gamma, job.label_scale, job.prior, job.backend)
+    options = _options(job, distill.METHODS[job.method])
+    for name in OPTIONS:
+        if name not in options and getattr(job, name) != getattr(Job, name):
+            raise InvalidInputError(f"--{name.replace('_', '-')} has no meaning for the method {job.method!r}")
+    distill.CHECKS[job.method](**options)
     # Writing may fail for reasons that only writing shows; the plain ones should not cost an hour first.
     place = next(p for p in (job.folder.absolute(), *job.folder.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -183,10 +186,28 @@ def _check(job: Job) -> None:
         )
 
 
+def _options(job: Job, method: Callable[..., DistilledSet]) -> dict[str, Any]:
+    """The settings of the job that the method has a parameter for."""
+    accepted = inspect.signature(method).parameters
+    return {name: getattr(job, name) for name in OPTIONS if name in accepted}
+
+
+def _inputs(job: Job, method: Callable[..., DistilledSet], target: ImageData) -> dict[str, Any]:
+    """What a method may take of the target; moments only where method or selection read them."""
+    read = "moments" in inspect.signature(method).parameters or job.select in USES_MOMENTS
+    if not (read or job.moments is not None):
+        return {"target": target, "pool": _specs(job)}
+    moments = _moments(job, target)
+    return {"target": target, "pool": moments.pool, "moments": moments}
+
+
+def _specs(job: Job) -> Pool:
+    return pool(job.extractor, job.pool_size, job.seed, **({} if job.width is None else {"width": job.width}))
+
+
 def _moments(job: Job, target: ImageData) -> Moments:
     if job.moments is None:
-        options = {} if job.width is None else {"width": job.width}
-        return accumulate(pool(job.extractor, job.pool_size, job.seed, **options), target, device=job.device)
+        return accumulate(_specs(job), target, device=job.device)
     moments = Moments.load(job.moments)
     record = moments.pool[0].to_dict()
     brought = {

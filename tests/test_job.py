@@ -54,6 +54,18 @@ def test_wrong_settings_are_known_before_any_data_is_read(wrong, monkeypatch, tm
         job.run(job.Job(out=tmp_path, **wrong))
 
 
+def test_a_setting_that_a_method_does_not_have_is_refused(tmp_path) -> None:
+    with pytest.raises(InvalidInputError, match="--constraint has no meaning for the method 'cross-entropy'"):
+        job.run(job.Job(method="cross-entropy", constraint="simplex", out=tmp_path))
+
+
+def test_cross_entropy_runs_as_a_job_and_needs_no_moments(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "accumulate", lambda *_, **__: pytest.fail("moments were accumulated"))
+    solve = {"method": "cross-entropy", "gamma": 0.1, "recipe": "paper", "label_scale": 4.0}
+    result = job.run(job.Job(base_size=20, pool_size=1, width=8, evaluate=False, out=tmp_path, **solve))
+    assert (result.distilled.manifest["method"], result.distilled.label_space) == ("cross-entropy", "probability")
+
+
 def test_a_large_set_is_not_descended_through_a_conic_solver() -> None:
     base = cd.select.choose(TRAIN, 700)
     with pytest.raises(UnsupportedError, match="backend='torch'"):

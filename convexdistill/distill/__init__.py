@@ -1,11 +1,17 @@
-"""The label solves: from moments and base examples to a distilled set. One method a file.
+"""The label solves: from a target set and base examples to a distilled set. One method a file.
 
-A distiller takes moments and base examples, with the options of :func:`closed_form`, returns a
-:class:`convexdistill.DistilledSet`, and is one line in ``METHODS``.
+A distiller takes ``base`` and ``validation``, and of the target what it needs under the names ``moments``,
+``pool`` or ``target``, with options of its own. It returns a :class:`convexdistill.DistilledSet`, and is one line
+in ``METHODS``, and one in ``CHECKS``: what can be known to be wrong with its options without any data.
 """
 
+from collections.abc import Callable
+
 from convexdistill.distill.closed_form import check_settings, closed_form
+from convexdistill.distill.cross_entropy import check_softmax_settings, cross_entropy
+from convexdistill.distilled import DistilledSet
 
-METHODS = {"closed-form": closed_form}
+METHODS: dict[str, Callable[..., DistilledSet]] = {"closed-form": closed_form, "cross-entropy": cross_entropy}
+CHECKS: dict[str, Callable[..., None]] = {"closed-form": check_settings, "cross-entropy": check_softmax_settings}
 
-__all__ = ["METHODS", "check_settings", "closed_form"]
+__all__ = ["CHECKS", "METHODS", "closed_form", "cross_entropy"]

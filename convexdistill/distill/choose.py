@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,16 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from convexdistill.data import ImageData, Preprocessing
-from convexdistill.distill.solve import LabelSystem, solve_labels
+from convexdistill.distill.forms import Form
 from convexdistill.seeds import child_seed
-from convexdistill.training import Candidate, Recipe, run_trials, training_steps
-
-# γ for each prior: the more examples there are, the more the teacher's scores have to say.
-GAMMAS = {"zero": (0.01, 0.1, 1.0), "teacher": (0.1, 1.0)}
-LABEL_SCALES = (4.0, 8.0)
-# Without a validation split: the middle of what is chosen on the data sets of the experiments.
-DEFAULT_GAMMA = 0.1
-DEFAULT_LABEL_SCALE = 8.0
+from convexdistill.training import Candidate, Recipe, run_trials
 
 
 def trainings(base_size: int) -> int:
@@ -32,10 +25,32 @@ def trainings(base_size: int) -> int:
     return max(3, min(6, 60 // base_size))
 
 
-def default_recipe(base_size: int, label_scale: float | None) -> Recipe:
-    """The centred recipe for a base set of this size, with nothing chosen yet."""
-    scale = DEFAULT_LABEL_SCALE if label_scale is None else label_scale
-    return Recipe("mse", label_scale=scale, steps=training_steps(base_size)[-1])
+@dataclass(frozen=True)
+class Setting:
+    """Solved labels and a way to train on them: one candidate of the choice.
+
+    Attributes:
+        gamma: γ, relative.
+        prior: name of Y₀.
+        solved: ``(n, C)``, what the solve gave.
+        form: how networks are trained on it.
+    """
+
+    gamma: float
+    prior: str
+    solved: Tensor
+    form: Form
+
+    @property
+    def labels(self) -> Tensor:
+        """What a network is trained on, ``(n, C)``."""
+        return self.form.labels(self.solved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a manifest keeps of a setting that was tried."""
+        recipe = self.form.recipe
+        facts = {"prior": self.prior, "gamma": self.gamma, "label_scale": recipe.label_scale, "loss": recipe.loss}
+        return facts if self.form.logit_scale is None else {**facts, "logit_scale": self.form.logit_scale}
 
 
 @dataclass(frozen=True)
@@ -43,59 +58,41 @@ class Choice:
     """What the validation split chose.
 
     Attributes:
-        gamma: γ, relative.
-        prior: ``"zero"`` or ``"teacher"``.
-        recipe: with label scale and number of steps.
-        tried: every setting with its mean validation accuracy.
+        setting: the best one.
+        recipe: its recipe, with the number of steps.
+        validation: its mean validation accuracy in percent.
+        tried: every setting with its steps and mean validation accuracy.
     """
 
-    gamma: float
-    prior: str
+    setting: Setting
     recipe: Recipe
+    validation: float
     tried: list[dict[str, Any]]
 
 
-def choose_recipe(
-    system: LabelSystem,
-    priors: Mapping[str, Tensor],
+def choose_setting(
+    settings: Sequence[Setting],
     base_images: Tensor,
     preprocessing: Preprocessing,
     validation: ImageData,
     build: Callable[[int], nn.Module],
     *,
-    gamma: float | None,
-    label_scale: float | None,
     seed: int,
     device: torch.device,
 ) -> Choice:
-    """Train on the labels of every setting; the best mean validation accuracy wins.
+    """Train on the labels of every setting, side by side; the best mean validation accuracy wins.
 
     Args:
-        system: the pooled outer problem; solving it once more costs milliseconds.
-        priors: the priors Y₀ to choose from, by name.
+        settings: what to choose from.
         base_images: ``(n, c, h, w)`` uint8, in the target's shape.
         preprocessing: normalisation of all images.
         validation: the split that chooses.
         build: a fresh network for a seed; its weights are in no pool.
-        gamma: fixed, or ``None`` to choose among :data:`GAMMAS`.
-        label_scale: fixed, or ``None`` to choose among :data:`LABEL_SCALES`.
         seed: of the trainings.
         device: where to train.
     """
-    scales: Sequence[float] = LABEL_SCALES if label_scale is None else (label_scale,)
-    settings = [
-        (prior, g, s) for prior in priors for g in (GAMMAS[prior] if gamma is None else (gamma,)) for s in scales
-    ]
-    candidates = [
-        Candidate(
-            f"{prior}, γ {g:g}, scale {s:g}",
-            solve_labels(system, g, priors[prior])[0],
-            default_recipe(len(base_images), s),
-        )
-        for prior, g, s in settings
-    ]
     trials = run_trials(
-        candidates,
+        [Candidate(f"setting {i}", one.labels, one.form.recipe) for i, one in enumerate(settings)],
         base_images,
         preprocessing,
         validation,
@@ -104,17 +101,11 @@ def choose_recipe(
         device=device,
         description="choose γ, scale and steps",
     )
+    means = [sum(trial.validation) / len(trial.validation) for trial in trials]
+    winner = means.index(max(means))
     tried = [
-        {
-            "prior": prior,
-            "gamma": g,
-            "label_scale": s,
-            "steps": trial.steps,
-            "validation_mean": sum(trial.validation) / len(trial.validation),
-        }
-        for (prior, g, s), trial in zip(settings, trials, strict=True)
+        {**setting.to_dict(), "steps": trial.steps, "validation_mean": mean}
+        for setting, trial, mean in zip(settings, trials, means, strict=True)
     ]
-    winner = max(range(len(trials)), key=lambda i: sum(trials[i].validation))
-    prior, g, _ = settings[winner]
-    recipe = replace(candidates[winner].recipe, steps=trials[winner].steps)
-    return Choice(g, prior, recipe, tried)
+    recipe = replace(settings[winner].form.recipe, steps=trials[winner].steps)
+    return Choice(settings[winner], recipe, means[winner], tried)

@@ -7,23 +7,30 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
-from convexdistill.distill.choose import DEFAULT_GAMMA, choose_recipe, default_recipe
+from convexdistill.distill.assemble import check_positive, check_validation, distilled_set
+from convexdistill.distill.choose import Setting, choose_setting
+from convexdistill.distill.constrained import projection, solve_constrained
 from convexdistill.distill.crosscheck import LARGEST, cross_check
+from convexdistill.distill.forms import check_recipe, forms
 from convexdistill.distill.outer import outer_terms, teacher_scores
-from convexdistill.distill.solve import descend_labels, label_system, solve_labels
-from convexdistill.distill.versions import versions
+from convexdistill.distill.solve import descend_labels, label_system
 from convexdistill.distilled import DistilledSet, fresh_network
-from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError, UnsupportedError
+from convexdistill.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from convexdistill.features import Shape
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
 from convexdistill.training import Recipe
 
 BACKENDS = ("auto", "torch", "cvxpylayers")
-PRIORS = ("zero", "teacher")
+PRIORS = ("zero", "one-hot", "teacher")
+# γ for each prior that is tried where none is given: the more examples there are, the more the teacher's scores
+# have to say.
+GAMMAS = {"zero": (0.01, 0.1, 1.0), "teacher": (0.1, 1.0)}
+DEFAULT_GAMMA = 0.1
 
 
 def closed_form(
@@ -34,8 +41,10 @@ def closed_form(
     lam: float = 1e-3,
     gamma: float | None = None,
     prior: str | None = None,
+    constraint: str = "none",
+    bounds: tuple[float, float] = (0.0, 1.0),
     label_scale: float | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | None = None,
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     backend: str = "auto",
     seed: int = 0,
@@ -45,10 +54,11 @@ def closed_form(
 
     Minimises over Y, for a pool of K frozen extractors with ridge heads W_k(Y) on the base features::
 
-        1/K Σ_k ‖Φ_T,k W_k(Y) − T‖² / N + γ‖Y − Y₀‖²
+        1/K Σ_k ‖Φ_T,k W_k(Y) − T‖² / N + γ‖Y − Y₀‖²        rows of Y + 1/C within the constraint
 
     where T is the centred one-hot target (Bohdal et al. 2020, §RR, with the loop over minibatches replaced by
-    the solution it walks towards; Nguyen, Chen and Lee 2021 solve K = 1, γ → 0). Labels come out centred.
+    the solution it walks towards; Nguyen, Chen and Lee 2021 solve K = 1, γ → 0). Labels come out centred, or
+    as probabilities under the paper recipe.
 
     Args:
         moments: of the target set under the pool; see :func:`convexdistill.accumulate`.
@@ -57,10 +67,18 @@ def closed_form(
             not given. Without it the defaults 0.1, zero, 8 and the longest training are taken.
         lam: λ of the ridge heads, relative to the mean diagonal of ΦΦᵀ.
         gamma: γ relative to tr(H)/n, H the Hessian of the outer loss; ``None`` chooses.
-        prior: Y₀: ``"zero"``, or ``"teacher"``, the full-data ridge scores; ``None`` chooses between them
-            where γ is chosen, and is zero where γ is given.
+        prior: Y₀: ``"zero"``; ``"one-hot"``, the base images' own classes, within a data set only; or
+            ``"teacher"``, the full-data ridge scores. ``None`` chooses between zero and teacher where γ is
+            chosen, and is zero where γ is given.
+        constraint: on every row of labels, in the coordinates where a one-hot label is 0 and 1: ``"none"``,
+            ``"simplex"`` (probabilities), ``"nonnegative"``, ``"row-sum"`` (sum 1; the other solutions with a
+            centred prior have it anyway) or ``"box"``. Solved exactly, with a duality gap in the certificate.
+        bounds: of ``constraint="box"``.
         label_scale: of the recipe; ``None`` chooses.
-        recipe: fixes label scale and steps together.
+        recipe: ``"centred"``: mean squared error on labels times the label scale; ``"paper"``: soft cross-entropy
+            on probabilities, which are labels on the simplex as they are, or the softmax of unconstrained labels
+            times the label scale. A :class:`convexdistill.training.Recipe` fixes label scale and steps together.
+            ``None``: paper under ``constraint="simplex"``, else centred.
         network: what is trained from scratch to choose.
         backend: ``"auto"`` and ``"torch"`` solve in closed form; ``"cvxpylayers"`` (small base sets) descends
             the labels by gradients through the cvxpylayers ridge layer, to the same labels.
@@ -68,11 +86,11 @@ def closed_form(
         device: where networks are trained.
 
     Raises:
-        ParameterRangeError: λ, γ or the label scale is not positive.
-        UnknownNameError: no such backend or prior.
-        UnsupportedError: ``backend="cvxpylayers"`` with more than 20,000 entries of Φ.
+        ParameterRangeError: λ, γ or the label scale is not positive, or bounds are not in order.
+        UnknownNameError: no such backend, prior, constraint or recipe.
+        UnsupportedError: ``backend="cvxpylayers"`` with more than 20,000 entries of Φ, or with a constraint.
         InvalidInputError: validation is a test split, or has other classes or another image shape than the
-            target.
+            target; one-hot labels across data sets; soft cross-entropy on labels without a sum.
 
     Example:
         >>> import convexdistill as cd
@@ -81,17 +99,11 @@ def closed_form(
         >>> base = cd.select.choose(digits, size=20, seed=0)
         >>> cd.distill.closed_form(moments, base, gamma=0.1).manifest["certificate"]["residual"] < 1e-10
         True
+        >>> cd.distill.closed_form(moments, base, gamma=0.1, constraint="simplex").label_space
+        'probability'
     """
-    check_settings(lam, gamma, label_scale, prior, backend)
-    if validation is not None:
-        validation.refuse_test("to choose settings")
-    if validation is not None and list(validation.classes) != list(moments.target["classes"]):
-        raise InvalidInputError(
-            f"validation has the classes {', '.join(validation.classes)}, the target set "
-            f"{', '.join(moments.target['classes'])}"
-        )
-    if validation is not None and validation.shape != moments.shape:
-        raise InvalidInputError(f"validation has images of {validation.shape}, the target set of {moments.shape}")
+    check_settings(lam, gamma, prior, constraint, bounds, recipe, label_scale, backend)
+    check_validation(validation, moments.target["classes"], moments.shape)
     images = base.resized(moments.shape).images
     terms = outer_terms(moments, base, lam)
     if backend == "cvxpylayers" and terms[0].features.numel() > LARGEST:
@@ -101,91 +113,106 @@ def closed_form(
         )
     system = label_system(terms)
     teacher = teacher_scores(terms)
-    priors = {"zero": torch.zeros_like(teacher), "teacher": teacher}
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
+    gammas = GAMMAS if prior is None else {prior: GAMMAS.get(prior, GAMMAS["teacher"])}
+    starts = {name: prior_labels(name, teacher, moments, base) for name in gammas}
+    ways = forms(recipe, label_scale, constraint, len(base), moments.num_classes)
+
+    def settings(choice: float | None) -> list[Setting]:
+        solved = {
+            (name, g): solve_constrained(system, g, starts[name], constraint, bounds)[0]
+            for name, some in gammas.items()
+            for g in (some if choice is None else (choice,))
+        }
+        return [Setting(g, name, labels, form) for (name, g), labels in solved.items() for form in ways]
+
     tried: list[dict[str, Any]] = []
-    if recipe is not None:
-        label_scale = recipe.label_scale
-    if validation is not None and (recipe is None or gamma is None):
-        choice = choose_recipe(
-            system,
-            priors if prior is None else {prior: priors[prior]},
+    if validation is not None and (not isinstance(recipe, Recipe) or gamma is None):
+        choice = choose_setting(
+            settings(gamma),
             images,
             moments.preprocessing,
             validation,
             lambda s: fresh_network(network, moments.shape, moments.num_classes, s),
-            gamma=gamma,
-            label_scale=label_scale,
             seed=seed,
             device=resolve_device(device),
         )
-        gamma, prior, tried = choice.gamma, choice.prior, choice.tried
-        recipe = recipe or choice.recipe
-    assert prior is not None  # chosen, or settled above
-    gamma = DEFAULT_GAMMA if gamma is None else gamma
-    recipe = recipe or default_recipe(len(base), label_scale)
-    if backend == "cvxpylayers":
-        labels, certificate = descend_labels(terms, gamma, priors[prior], backend=backend)
+        setting, tried = choice.setting, choice.tried
+        taken = setting.form.recipe if isinstance(recipe, Recipe) else choice.recipe
     else:
-        labels, certificate = solve_labels(system, gamma, priors[prior])
-    certificate["cross_check"] = cross_check(terms[0], labels)
+        setting = settings(DEFAULT_GAMMA if gamma is None else gamma)[-1]  # with the largest label scale
+        taken = setting.form.recipe
+    start = starts[setting.prior]
+    if backend == "cvxpylayers":
+        labels, certificate = descend_labels(terms, setting.gamma, start, backend=backend)
+    else:
+        labels, certificate = solve_constrained(system, setting.gamma, start, constraint, bounds)
+    certificate["cross_check"] = cross_check(terms[0].features, labels, terms[0].lam)
     facts = {
         "method": "closed-form",
         "backend": "torch" if backend == "auto" else backend,
-        "recipe": recipe.to_dict(),
+        "recipe": taken.to_dict(),
         "lam": lam,
-        "gamma": gamma,
-        "prior": prior,
+        "gamma": setting.gamma,
+        "prior": setting.prior,
+        "constraint": constraint,
+        "logit_scale": setting.form.logit_scale,
         "certificate": certificate,
         "chosen_from": tried,
         "seed": seed,
     }
-    return _distilled(moments, base, images, labels, {"teacher": teacher}, facts)
+    if constraint == "simplex":  # scores are no probabilities: the nearest ones are
+        teacher = projection("simplex", bounds)(teacher + 1 / moments.num_classes) - 1 / moments.num_classes
+    return distilled_set(
+        {**moments.target, "images": moments.images},
+        [spec.to_dict() for spec in moments.pool],
+        moments.preprocessing,
+        base,
+        images,
+        setting.form.labels(labels),
+        setting.form.space,
+        {"teacher": setting.form.labels(teacher)},
+        facts,
+    )
 
 
 def check_settings(
-    lam: float, gamma: float | None, label_scale: float | None, prior: str | None, backend: str
+    lam: float = 1e-3,
+    gamma: float | None = None,
+    prior: str | None = None,
+    constraint: str = "none",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    recipe: Recipe | str | None = None,
+    label_scale: float | None = None,
+    backend: str = "auto",
 ) -> None:
     """Raise on a setting of :func:`closed_form` that can be known to be wrong without any data."""
-    for name, value in (("lam", lam), ("gamma", gamma), ("label_scale", label_scale)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ParameterRangeError(f"{name} must be a positive number, found {value}")
+    check_positive(lam=lam, gamma=gamma, label_scale=label_scale)
     if backend not in BACKENDS:
         raise UnknownNameError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}")
     if prior not in (None, *PRIORS):
         raise UnknownNameError(f"unknown prior {prior!r}; known are {', '.join(PRIORS)}")
+    projection(constraint, bounds)
+    check_recipe(recipe, constraint)
+    if backend == "cvxpylayers" and constraint != "none":
+        raise UnsupportedError("backend 'cvxpylayers' descends without constraints; take backend='torch'")
 
 
-def _distilled(
-    moments: Moments,
-    base: BaseExamples,
-    images: Tensor,
-    labels: Tensor,
-    baselines: dict[str, Tensor],
-    facts: dict[str, Any],
-) -> DistilledSet:
-    manifest = {
-        **facts,
-        "target": {**moments.target, "images": moments.images},
-        "source": {
-            "name": base.source,
-            "split": base.split,
-            "classes": list(base.classes),
-            "shape": list(base.shape),
-            "fingerprint": base.fingerprint,
-        },
-        "selection": {"method": base.method, "balanced": base.balanced, "seed": base.seed},
-        "preprocessing": moments.preprocessing.to_dict(),
-        "extractors": [spec.to_dict() for spec in moments.pool],
-        "versions": versions(),
-    }
-    return DistilledSet(
-        images,
-        labels.float(),
-        "centred",
-        base.indices,
-        base.labels,
-        manifest,
-        {name: values.float() for name, values in baselines.items()},
-    )
+def prior_labels(name: str, teacher: Tensor, moments: Moments, base: BaseExamples) -> Tensor:
+    """Y₀ ``(n, C)``, centred.
+
+    Raises:
+        InvalidInputError: one-hot labels of base examples whose classes are not the target's.
+    """
+    if name == "zero":
+        return torch.zeros_like(teacher)
+    if name == "teacher":
+        return teacher
+    if list(base.classes) != list(moments.target["classes"]):
+        raise InvalidInputError(
+            "prior 'one-hot' needs base examples of the target's classes; across data sets take 'zero' or "
+            "'teacher'"
+        )
+    classes = moments.num_classes
+    return one_hot(base.labels, classes).double() - 1 / classes

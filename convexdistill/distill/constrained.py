@@ -8,9 +8,9 @@ D is the design and B what is wanted, L and μ ≥ 2γ the largest and smallest 
 are centred, so S speaks of y + 1/C, the coordinates in which a one-hot label is 0 and 1.
 
 Every S here has an exact Euclidean projection Π, so Nesterov's accelerated method applies (2004, "Introductory
-Lectures on Convex Optimization", scheme 2.2.22: momentum (1 − √q)/(1 + √q), q = μ/L), with an error that falls like
-(1 − √q)^k. A quadratic program of nC unknowns (:func:`convexdistill.layers.constrained_ridge`) would factorise
-nC×nC matrices; this needs products with one n×n matrix. The tests compare both.
+Lectures on Convex Optimization", scheme 2.2.22: momentum (1 − √q)/(1 + √q), q = μ/L), with an error that falls
+like (1 − √q)^k. A quadratic program of nC unknowns (:func:`convexdistill.layers.constrained_ridge`) would
+factorise nC×nC matrices; this needs products with one n×n matrix. The tests compare both.
 
 **Certificate.** For any point V, its step Y = Π(V − ∇f(V)/L) and G = L(V − Y), every feasible X has (loc. cit.,
 corollary 2.2.3)::

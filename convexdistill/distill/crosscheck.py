@@ -7,31 +7,32 @@ from typing import Any
 
 from torch import Tensor
 
-from convexdistill.distill.outer import OuterTerm
+from convexdistill import layers
 from convexdistill.errors import BackendUnavailableError, SolveError
 
 # Above this many entries of Φ a conic solver takes minutes.
 LARGEST = 20_000
 
 
-def cross_check(term: OuterTerm, labels: Tensor) -> dict[str, Any] | None:
+def cross_check(features: Tensor, labels: Tensor, lam: float) -> dict[str, Any] | None:
     """Solve the ridge head of ``labels`` with ``torch`` and with ``cvxpylayers`` and compare.
 
     Args:
-        term: an extractor's base features and λ.
+        features: ``(n, d+1)`` float64, base features of an extractor with the column of ones.
         labels: ``(n, C)``, the learned labels.
+        lam: λ, absolute.
 
     Returns:
         ``n``, ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``, ``cvxpylayers_setup_seconds``
         (the first solve, which compiles) and ``cvxpylayers_seconds`` (the second); ``None`` where the problem
         is larger than :data:`LARGEST` entries. ``error`` alone, where cvxpylayers did not solve it.
     """
-    if term.features.numel() > LARGEST:
+    if features.numel() > LARGEST:
         return None
 
     def timed(backend: str) -> tuple[Tensor, float]:
         start = time.perf_counter()
-        head = term.head(labels, backend)
+        head = layers.ridge(features, labels, lam, backend=backend).weight
         return head, time.perf_counter() - start
 
     timed("torch")  # the first call pays for loading libraries
@@ -42,8 +43,8 @@ def cross_check(term: OuterTerm, labels: Tensor) -> dict[str, Any] | None:
     except (SolveError, BackendUnavailableError) as error:  # a second opinion may fail; the answer stands
         return {"error": str(error)}
     return {
-        "n": len(term.features),
-        "d": term.features.shape[1],
+        "n": len(features),
+        "d": features.shape[1],
         "relative_difference": float((ours - theirs).norm()) / (float(ours.norm()) or 1.0),
         "torch_seconds": torch_seconds,
         "cvxpylayers_seconds": cvxpylayers_seconds,

@@ -58,7 +58,7 @@ def candidates(distilled: DistilledSet, recipe: Recipe, transferred: Tensor | No
 
 def _like(probabilities: Tensor, distilled: DistilledSet) -> Tensor:
     """Probabilities in the label space of the distilled set."""
-    if distilled.label_space == "centred":
+    if distilled.label_space in ("centred", "logit"):  # logits are centred, too, and of the same size
         return probabilities - 1 / probabilities.shape[1]
     return probabilities
 

@@ -41,6 +41,7 @@ RULES: dict[str, Callable[[Request], NDArray[np.int64]]] = {
     "leverage": leverage,
     "solve-aware": solve_aware,
 }
+USES_MOMENTS = ("leverage", "solve-aware")
 
 
 def choose(

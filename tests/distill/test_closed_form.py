@@ -8,10 +8,12 @@ from torch import nn
 
 from convexdistill.data import ImageData, load
 from convexdistill.distill import METHODS, choose, closed_form
-from convexdistill.distill.choose import DEFAULT_GAMMA, DEFAULT_LABEL_SCALE, GAMMAS, LABEL_SCALES
+from convexdistill.distill.closed_form import DEFAULT_GAMMA, GAMMAS
+from convexdistill.distill.constrained import solve_constrained
+from convexdistill.distill.forms import LABEL_SCALES
 from convexdistill.distill.outer import outer_terms
 from convexdistill.distill.solve import label_system, solve_labels
-from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
+from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError, UnsupportedError
 from convexdistill.features import pool
 from convexdistill.moments import accumulate
 from convexdistill.select import choose as choose_base
@@ -55,7 +57,7 @@ def test_the_set_says_where_everything_comes_from():
 def test_without_a_validation_split_the_defaults_are_taken():
     distilled = closed_form(MOMENTS, BASE)
     assert (distilled.manifest["gamma"], distilled.manifest["prior"]) == (DEFAULT_GAMMA, "zero")
-    assert distilled.recipe == Recipe("mse", DEFAULT_LABEL_SCALE, training_steps(20)[-1])
+    assert distilled.recipe == Recipe("mse", LABEL_SCALES[-1], training_steps(20)[-1])
     assert distilled.manifest["chosen_from"] == []
 
 
@@ -147,7 +149,7 @@ def test_numbers_that_must_be_positive(name, value):
 def test_names_that_are_not_known():
     with pytest.raises(UnknownNameError, match="'jax'; known are auto, torch, cvxpylayers"):
         closed_form(MOMENTS, BASE, backend="jax")
-    with pytest.raises(UnknownNameError, match="'ones'; known are zero, teacher"):
+    with pytest.raises(UnknownNameError, match="'ones'; known are zero, one-hot, teacher"):
         closed_form(MOMENTS, BASE, prior="ones")
     with pytest.raises(UnknownNameError, match="'vgg'; known are lenet"):
         closed_form(MOMENTS, BASE, VALIDATION, network="vgg")
@@ -160,6 +162,59 @@ def test_a_validation_split_of_another_data_set_is_refused():
     wide = dataclasses.replace(VALIDATION, images=VALIDATION.images.repeat(1, 1, 2, 2))
     with pytest.raises(InvalidInputError, match="validation"):
         closed_form(MOMENTS, BASE, wide)
+
+
+@pytest.mark.parametrize("constraint", ["simplex", "nonnegative", "row-sum", "box"])
+def test_constrained_labels_are_those_of_the_constrained_solve(constraint):
+    distilled = closed_form(MOMENTS, BASE, gamma=0.3, constraint=constraint, bounds=(-0.2, 0.7))
+    system = label_system(outer_terms(MOMENTS, BASE, 1e-3))
+    expected, _ = solve_constrained(system, 0.3, torch.zeros(20, 10).double(), constraint, (-0.2, 0.7))
+    simplex = constraint == "simplex"
+    assert distilled.label_space == ("probability" if simplex else "centred")
+    assert distilled.recipe.loss == ("soft-cross-entropy" if simplex else "mse")
+    torch.testing.assert_close(distilled.labels, (expected + simplex / 10).float(), rtol=0, atol=1e-7)
+    assert distilled.manifest["constraint"] == constraint
+    assert distilled.manifest["certificate"]["duality_gap"] < 1e-10
+
+
+def test_the_paper_recipe_takes_free_labels_as_logits():
+    free = closed_form(MOMENTS, BASE, gamma=0.3)
+    distilled = closed_form(MOMENTS, BASE, gamma=0.3, recipe="paper", label_scale=5.0)
+    assert (distilled.label_space, distilled.manifest["logit_scale"]) == ("probability", 5.0)
+    torch.testing.assert_close(distilled.labels, (5 * free.labels).softmax(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(distilled.baselines["teacher"].sum(1), torch.ones(20), rtol=0, atol=1e-6)
+
+
+def test_both_recipes_are_chosen_on_validation():
+    for recipe in ("paper", "centred"):
+        distilled = chosen(gamma=0.1, recipe=recipe)
+        tried = distilled.manifest["chosen_from"]
+        assert {t["loss"] for t in tried} == {distilled.recipe.loss}
+        scale = "logit_scale" if recipe == "paper" else "label_scale"
+        assert {t[scale] for t in tried} == set(LABEL_SCALES)
+    assert len(chosen(gamma=0.1, constraint="simplex").manifest["chosen_from"]) == 1  # nothing to scale
+
+
+def test_the_one_hot_prior_pulls_to_the_base_images_own_classes():
+    strong = closed_form(MOMENTS, BASE, gamma=1e6, prior="one-hot")
+    expected = nn.functional.one_hot(BASE.labels, 10) - 0.1
+    torch.testing.assert_close(strong.labels, expected, rtol=0, atol=1e-4)
+    foreign = dataclasses.replace(BASE, classes=tuple("abcdefghij"))
+    with pytest.raises(InvalidInputError, match="'one-hot' needs base examples of the target's classes"):
+        closed_form(MOMENTS, foreign, prior="one-hot")
+
+
+def test_constraints_and_recipes_that_do_not_go_together():
+    with pytest.raises(UnknownNameError, match="'cone'; known are none, simplex"):
+        closed_form(MOMENTS, BASE, constraint="cone")
+    with pytest.raises(UnknownNameError, match="'mine'; known are centred, paper"):
+        closed_form(MOMENTS, BASE, recipe="mine")
+    with pytest.raises(InvalidInputError, match="do not sum to 1"):
+        closed_form(MOMENTS, BASE, constraint="box", recipe="paper")
+    with pytest.raises(ParameterRangeError, match="label_scale at 1"):
+        closed_form(MOMENTS, BASE, constraint="simplex", recipe=Recipe("soft-cross-entropy", label_scale=2.0))
+    with pytest.raises(UnsupportedError, match="without constraints"):
+        closed_form(MOMENTS, BASE, constraint="simplex", backend="cvxpylayers")
 
 
 def test_every_method_is_listed():

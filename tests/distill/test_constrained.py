@@ -110,5 +110,5 @@ def test_projections_are_feasible_nearest_and_idempotent(values):
 def test_what_is_not_known_is_refused():
     with pytest.raises(UnknownNameError, match="'cone'; known are none, simplex"):
         solve_constrained(SYSTEM, GAMMA, ZERO, "cone")
-    with pytest.raises(ParameterRangeError, match="found 1.0 and 0.0"):
+    with pytest.raises(ParameterRangeError, match=r"found 1\.0 and 0\.0"):
         solve_constrained(SYSTEM, GAMMA, ZERO, "box", (1.0, 0.0))

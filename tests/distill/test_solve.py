@@ -203,7 +203,7 @@ def test_descent_that_does_not_arrive_is_an_error():
 
 def test_the_cross_check_compares_two_independent_solvers():
     labels, _ = solve_labels(SYSTEM, GAMMA)
-    found = cross_check(TERMS[0], labels)
+    found = cross_check(TERMS[0].features, labels, TERMS[0].lam)
     assert (found["n"], found["d"]) == tuple(TERMS[0].features.shape)
     assert 0 <= found["relative_difference"] < 1e-6
 
@@ -216,10 +216,11 @@ def test_the_cross_check_sees_a_wrong_head(monkeypatch):
         return dataclasses.replace(fit)
 
     monkeypatch.setattr(layers, "ridge", wrong)
-    assert cross_check(TERMS[0], SYSTEM.design.T @ SYSTEM.wanted)["relative_difference"] > 1e-3
+    found = cross_check(TERMS[0].features, SYSTEM.design.T @ SYSTEM.wanted, TERMS[0].lam)
+    assert found["relative_difference"] > 1e-3
 
 
 def test_the_cross_check_leaves_large_problems_alone():
     rows = math.ceil((LARGEST + 1) / TERMS[0].features.shape[1])
-    large = dataclasses.replace(TERMS[0], features=torch.zeros(rows, TERMS[0].features.shape[1]))
-    assert cross_check(large, torch.zeros(rows, C)) is None
+    large = torch.zeros(rows, TERMS[0].features.shape[1])
+    assert cross_check(large, torch.zeros(rows, C), 1.0) is None
