@@ -7,11 +7,21 @@ in ``METHODS``, and one in ``CHECKS``: what can be known to be wrong with its op
 
 from collections.abc import Callable
 
+from convexdistill.distill.alternate import alternate, best_pool
 from convexdistill.distill.closed_form import check_settings, closed_form
 from convexdistill.distill.cross_entropy import check_softmax_settings, cross_entropy
+from convexdistill.distill.trained import trained_pool
 from convexdistill.distilled import DistilledSet
 
-METHODS: dict[str, Callable[..., DistilledSet]] = {"closed-form": closed_form, "cross-entropy": cross_entropy}
-CHECKS: dict[str, Callable[..., None]] = {"closed-form": check_settings, "cross-entropy": check_softmax_settings}
+METHODS: dict[str, Callable[..., DistilledSet]] = {
+    "closed-form": closed_form,
+    "cross-entropy": cross_entropy,
+    "alternate": alternate,
+}
+CHECKS: dict[str, Callable[..., None]] = {
+    "closed-form": check_settings,
+    "cross-entropy": check_softmax_settings,
+    "alternate": check_softmax_settings,
+}
 
-__all__ = ["CHECKS", "METHODS", "closed_form", "cross_entropy"]
+__all__ = ["CHECKS", "METHODS", "alternate", "best_pool", "closed_form", "cross_entropy", "trained_pool"]
