@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
@@ -14,23 +11,14 @@ from convexdistill import __version__, job, layers, terminal
 from convexdistill import distill as distillers
 from convexdistill import evaluate as evaluation
 from convexdistill.data import load as load_data
-from convexdistill.data import names as data_names
 from convexdistill.distilled import DistilledSet, load
-from convexdistill.errors import (
-    BackendUnavailableError,
-    ConvexDistillError,
-    InvalidInputError,
-    UnsupportedError,
-)
-from convexdistill.features import NETWORKS, pool
+from convexdistill.errors import InvalidInputError
 from convexdistill.files import read_json, write_json
-from convexdistill.moments import Moments, accumulate
-from convexdistill.progress import reporting
+from convexdistill.moments_cli import moments_app
+from convexdistill.options import TARGET_HELP, DataRoot, Device, Extractor, Networks, PoolSize, Width, guarded
 from convexdistill.report import write_report
 from convexdistill.select.choosing import RULES
 from convexdistill.training import OPTIMIZERS
-
-P = ParamSpec("P")
 
 app = typer.Typer(
     name="convexdistill",
@@ -40,27 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-moments_app = typer.Typer(
-    help="Moments: all that the label solve needs to know of a target set. Sum them in shards, merge, go on.",
-    no_args_is_help=True,
-)
 app.add_typer(moments_app, name="moments")
-
-
-def _guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """One line instead of a traceback: exit code 2 for what the user can mend, 1 for a failure inside."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            with reporting(terminal.reporter()):
-                command(*args, **kwargs)
-        except ConvexDistillError as error:
-            mendable = isinstance(error, InvalidInputError | BackendUnavailableError | UnsupportedError)
-            print(f"convexdistill: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(2 if mendable else 1) from None
-
-    return run
 
 
 def _number(value: str) -> float | None:
@@ -74,32 +42,10 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
-_TARGET_HELP = (
-    f"What the labels teach: {', '.join(data_names())}; or an .npz file with 'images' and 'labels'; "
-    "or a folder of class folders."
-)
-DataRoot = Annotated[
-    str | None,
-    typer.Option(
-        help="Where data sets lie, as torchvision lays them out. Default: $CONVEXDISTILL_DATA or ./data."
-    ),
-]
-Device = Annotated[
-    str, typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64 on the CPU.")
-]
-Networks = Annotated[str, typer.Option(help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)}.")]
-Extractor = Annotated[
-    str,
-    typer.Option(help=f"Frozen random feature extractor: {', '.join(NETWORKS)}, or torchvision/NAME."),
-]
-Width = Annotated[int | None, typer.Option(help="Channels of the convnet extractor. Default: 32.")]
-PoolSize = Annotated[int, typer.Option(help="Number of extractors; a single one over-fits the labels to itself.")]
-
-
 @app.command()
-@_guarded
+@guarded
 def distill(
-    target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "digits",
+    target: Annotated[str, typer.Option(help=TARGET_HELP)] = "digits",
     source: Annotated[
         str | None, typer.Option(help="Where the base images come from. Default: the target itself.")
     ] = None,
@@ -209,7 +155,7 @@ def distill(
 
 
 @app.command()
-@_guarded
+@guarded
 def evaluate(
     file: Annotated[Path, typer.Argument(help="A distilled set.")],
     target: Annotated[
@@ -244,7 +190,7 @@ def evaluate(
 
 
 @app.command()
-@_guarded
+@guarded
 def report(
     file: Annotated[Path, typer.Argument(help="A distilled set; a metrics.json beside it is shown with it.")],
     out: Annotated[Path | None, typer.Option(help="The page. Default: report.html beside FILE.")] = None,
@@ -258,7 +204,7 @@ def report(
 
 
 @app.command()
-@_guarded
+@guarded
 def info(file: Annotated[Path, typer.Argument(help="A distilled set.")]) -> None:
     """Say what is in a distilled set, and where it came from."""
     terminal.console().print(terminal.facts_table(_facts(load(file))))
@@ -286,64 +232,11 @@ def _facts(distilled: DistilledSet) -> dict[str, object]:
 
 
 @app.command()
-@_guarded
+@guarded
 def backends() -> None:
     """List the solvers of the convex layers: what is available, and why the rest is not."""
     reports = layers.backends().values()
     facts = {r.name: r.summary if r.available else f"not available: {r.reason}" for r in reports}
-    terminal.console().print(terminal.facts_table(facts))
-
-
-@moments_app.command("accumulate")
-@_guarded
-def moments_accumulate(
-    out: Annotated[Path, typer.Option(help="The file to write.")],
-    target: Annotated[str, typer.Option(help=_TARGET_HELP)] = "digits",
-    extractor: Extractor = "convnet",
-    width: Width = None,
-    pool_size: PoolSize = 5,
-    seed: Annotated[int, typer.Option(help="Of the extractors' random weights.")] = 0,
-    shard: Annotated[str, typer.Option(help="i/m: every m-th image from the i-th on, i from 0.")] = "0/1",
-    device: Device = "auto",
-    data_root: DataRoot = None,
-) -> None:
-    """Sum the moments of a target set, or of one shard of it."""
-    index, slash, count = shard.partition("/")
-    if not (slash and index.isdigit() and count.isdigit()):
-        raise InvalidInputError(f"a shard is written i/m, as in 0/4, found {shard!r}")
-    specs = pool(extractor, pool_size, seed, **({} if width is None else {"width": width}))
-    data = load_data(target, root=data_root)
-    moments = accumulate(specs, data, shard=(int(index), int(count)), device=device)
-    moments.save(out)
-    print(f"wrote {out}: {moments.images} images")
-
-
-@moments_app.command("merge")
-@_guarded
-def moments_merge(
-    files: Annotated[list[Path], typer.Argument(help="Files of shards, in any order.")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
-) -> None:
-    """Add moments of disjoint parts; parts that do not belong together, or come twice, are refused."""
-    merged = functools.reduce(Moments.merge, map(Moments.load, files))
-    merged.save(out)
-    missing = f"; still missing: {len(merged.missing)} shards" if merged.missing else ""
-    print(f"wrote {out}: {merged.images} images{missing}")
-
-
-@moments_app.command("info")
-@_guarded
-def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")]) -> None:
-    """Say what a file of moments holds."""
-    moments = Moments.load(file)
-    specs = [spec.to_dict() for spec in moments.pool]
-    facts = {
-        "target": f"{moments.target['name']} ({moments.target['split']}), {moments.num_classes} classes",
-        "images": f"{moments.images:,} of {'×'.join(map(str, moments.shape))}",
-        "extractors": f"{len(specs)} × {specs[0]['network']} {specs[0]['options']}",
-        "parts": ", ".join(moments.target["parts"]),
-        "missing": ", ".join(moments.missing) or "nothing",
-    }
     terminal.console().print(terminal.facts_table(facts))
 
 

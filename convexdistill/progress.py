@@ -19,14 +19,17 @@ Advance = Callable[[int], None]
 class Reporter(Protocol):
     """Shows tasks; see :func:`reporting`."""
 
-    def task(self, description: str, total: int) -> AbstractContextManager[Advance]:
-        """Show a task of ``total`` steps until the block ends; the function it yields advances it."""
+    def task(self, description: str, total: int | None) -> AbstractContextManager[Advance]:
+        """Show a task of ``total`` steps, None where nobody knows, until the block ends.
+
+        The function it yields advances it.
+        """
         ...
 
 
 class _Silent:
     @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Advance]:
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
         yield lambda steps: None
 
 
@@ -37,7 +40,7 @@ class PlainReporter:
         self.stream = stream or sys.stderr
 
     @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Advance]:
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
         """Print the start of the task, and its seconds at the end."""
         start = time.perf_counter()
         print(f"{description} ...", file=self.stream, flush=True)
@@ -50,7 +53,7 @@ class RichReporter:
     """A bar with a count and the time left, for terminals."""
 
     @contextmanager
-    def task(self, description: str, total: int) -> Iterator[Advance]:
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
         """Draw the bar on standard error; leave it there, full, when the task ends."""
         from rich.console import Console
         from rich.progress import (
@@ -81,8 +84,8 @@ _SILENT: Reporter = _Silent()
 _current: ContextVar[Reporter] = ContextVar("convexdistill_progress", default=_SILENT)
 
 
-def task(description: str, total: int) -> AbstractContextManager[Advance]:
-    """Report a task of ``total`` steps to whoever listens."""
+def task(description: str, total: int | None) -> AbstractContextManager[Advance]:
+    """Report a task of ``total`` steps (None: nobody knows) to whoever listens."""
     return _current.get().task(description, total)
 
 

@@ -29,6 +29,8 @@ ORDER = (
     ("__init__",),  # the package as a whole
     ("job",),
     ("terminal",),
+    ("options",),
+    ("moments_cli",),
     ("cli",),
     ("__main__",),
 )

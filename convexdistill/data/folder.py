@@ -32,15 +32,8 @@ def read_folder(path: Path) -> RawImages:
     Raises:
         DataError: no class folders, one without an image, or an image that cannot be read.
     """
-    try:
-        samples = ImageFolder(str(path), allow_empty=False).samples
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path} is not a folder of class folders of images ({reason}); it needs one folder "
-            f"for each class, with at least one image in each"
-        ) from error
-    files = [Path(file) for file, _ in samples]
+    listed, names = class_files(path)
+    files = [file for file, _ in listed]
     kinds = [_kind(file) for file in files]
     sizes = Counter(size for size, _ in kinds)
     height, width = max(sizes, key=lambda size: (sizes[size], size[0] * size[1], size))
@@ -52,10 +45,32 @@ def read_folder(path: Path) -> RawImages:
         )
     images = np.empty((len(files), channels, height, width), dtype=np.uint8)
     for index, file in enumerate(files):
-        images[index] = _read(file, (channels, height, width))
-    names = sorted({file.relative_to(path).parts[0] for file in files})
-    labels = np.array([names.index(file.relative_to(path).parts[0]) for file in files])
+        images[index] = read_image(file, (channels, height, width))
+    labels = np.array([label for _, label in listed])
     return RawImages(images[:, 0] if channels == 1 else images, labels, names)
+
+
+def class_files(path: Path) -> tuple[list[tuple[Path, int]], list[str]]:
+    """The images below ``path`` with their labels, in the order of their names, and the names of the classes.
+
+    Raises:
+        DataError: no class folders, or one without an image.
+    """
+    try:
+        found = ImageFolder(str(path), allow_empty=False)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path} is not a folder of class folders of images ({reason}); it needs one folder "
+            f"for each class, with at least one image in each"
+        ) from error
+    return [(Path(file), label) for file, label in found.samples], list(found.classes)
+
+
+def own_shape(file: Path) -> tuple[int, int, int]:
+    """Channels, height and width of an image as it is stored."""
+    (height, width), grey = _kind(file)
+    return (1 if grey else 3), height, width
 
 
 def _kind(file: Path) -> tuple[tuple[int, int], bool]:
@@ -70,7 +85,8 @@ def _kind(file: Path) -> tuple[tuple[int, int], bool]:
         return ((width, height) if turned else (height, width)), image.mode in _GREY
 
 
-def _read(file: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def read_image(file: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """One image as ``shape`` (channels, height, width), upright."""
     with _opened(file) as image:
         upright = ImageOps.exif_transpose(image).convert("L" if shape[0] == 1 else "RGB")
         pixels = torch.from_numpy(np.array(upright))

@@ -11,7 +11,26 @@ import torch
 from torch import Tensor
 
 from convexdistill.data.images import ImageData
-from convexdistill.errors import DtypeError, FileFormatError, ParameterRangeError, ShapeError
+from convexdistill.data.stream import ImageStream
+from convexdistill.errors import DataError, DtypeError, FileFormatError, ParameterRangeError, ShapeError
+
+FIT_IMAGES = 10_000  # of a stream; a mean over so many pixels is exact to three digits
+
+
+def _histograms(data: ImageData | ImageStream) -> Tensor:
+    """How often each byte occurs in each channel, ``(c, 256)``: exact, and independent of the images' order."""
+    counts = torch.zeros(data.shape[0], 256, dtype=torch.int64)
+    seen = 0
+    chunks = (data.images,) if isinstance(data, ImageData) else (images for images, _ in data.batches(100))
+    for images in chunks:
+        for channel in range(len(counts)):
+            counts[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
+        seen += len(images)
+        if seen >= FIT_IMAGES:
+            break
+    if seen == 0:
+        raise DataError(f"{data.name!r} holds no images to normalise by")
+    return counts
 
 
 @dataclass(frozen=True)
@@ -47,17 +66,17 @@ class Preprocessing:
             )
 
     @classmethod
-    def fit(cls, data: ImageData) -> Preprocessing:
+    def fit(cls, data: ImageData | ImageStream) -> Preprocessing:
         """The mean and the (population) standard deviation of each channel of ``data``.
+
+        Of a stream the first 10,000 images are read, the same for every shard of it.
 
         A channel that is the same everywhere has no spread to normalise by: its std is replaced by
         1, so that it comes out as zeros and nothing is ever divided by zero.
         """
         means, stds = [], []
         values = torch.arange(256, dtype=torch.float64) / 255
-        for channel in range(data.shape[0]):
-            # Counting bytes makes the sums exact and the answer independent of their order.
-            histogram = torch.bincount(data.images[:, channel].flatten(), minlength=256).double()
+        for histogram in _histograms(data).double():
             weights = histogram / histogram.sum()
             mean = weights @ values
             std = float((weights @ (values - mean).square()).sqrt())

@@ -1,14 +1,4 @@
-"""Moments of the target set: all that the squared-loss label solve needs to know of it.
-
-For each extractor φ_k of a pool, with Φ_T the N×(d_k+1) matrix of target features and a last column of ones,
-and T the N×C one-hot labels::
-
-    gram.k  = Φ_Tᵀ Φ_T      (d_k+1, d_k+1)  float64
-    cross.k = Φ_Tᵀ T        (d_k+1, C)      float64
-
-They are plain sums over images: one pass makes them, memory does not depend on N, and the moments of two
-parts of a data set add up to those of the whole. Centring and scaling are algebra on them afterwards.
-"""
+"""``Moments``: the sums over a target set, their file, and how the sums of parts become those of the whole."""
 
 from __future__ import annotations
 
@@ -18,28 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from convexdistill import progress
-from convexdistill.data import ImageData, Preprocessing
-from convexdistill.device import resolve_device
-from convexdistill.errors import (
-    FileFormatError,
-    InvalidInputError,
-    NonFiniteInputError,
-    ParameterRangeError,
-    ShapeError,
-)
-from convexdistill.features import (
-    ExtractorSpec,
-    FrozenExtractor,
-    ModuleSpec,
-    Shape,
-    default_batch_size,
-    spec_from_dict,
-)
+from convexdistill.data import Preprocessing
+from convexdistill.errors import FileFormatError, InvalidInputError, ParameterRangeError, ShapeError
+from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, Shape, spec_from_dict
 from convexdistill.features.network import output_features
 from convexdistill.files import read_tensors, write_tensors
+from convexdistill.moments import parts
 
 KIND = "moments"
 FORMAT_VERSION = 1
@@ -59,7 +35,8 @@ class Moments:
         extractors: the extractors themselves, for the shape of the target's images.
         preprocessing: normalisation of the images.
         target: ``name``, ``split``, ``classes``, ``shape`` and the ``parts`` that were summed: the
-            fingerprint of a data set, followed by ``#i/m`` where only its shard i of m was.
+            fingerprint of a data set, followed by ``#i/m`` where only its shard i of m was. All m shards
+            together are written as the whole.
     """
 
     gram: tuple[Tensor, ...]
@@ -83,11 +60,7 @@ class Moments:
     @property
     def missing(self) -> list[str]:
         """Shards that are needed before the moments speak for whole data sets."""
-        parts = set(self.target["parts"])
-        whole = {
-            f"{data}#{i}/{count}" for data, _, count in map(_split_part, parts) for i in range(count) if count > 1
-        }
-        return sorted(whole - parts)
+        return parts.missing(self.target["parts"])
 
     @property
     def shape(self) -> Shape:
@@ -113,6 +86,10 @@ class Moments:
         R = S[:, None] * (cross - gram[:, -1:] / self.num_classes) / self.images  # 1ᵀΦ_T is a row of the Gram
         return S, G, R
 
+    def holds(self, other: Moments) -> bool:
+        """Whether every part of ``other`` is among the parts of these moments, alone or in a whole."""
+        return parts.contain(self.target["parts"], other.target["parts"])
+
     def merge(self, other: Moments) -> Moments:
         """The moments of both parts together.
 
@@ -122,16 +99,15 @@ class Moments:
         mine, theirs = self._identity(), other._identity()
         if differing := [key for key in mine if mine[key] != theirs[key]]:
             raise InvalidInputError(f"these moments do not belong together: they differ in {', '.join(differing)}")
-        for part in other.target["parts"]:
-            if clash := [mine for mine in self.target["parts"] if _overlap(mine, part)]:
-                raise InvalidInputError(f"images would be counted twice: {clash[0]} and {part} overlap")
-        parts = sorted([*self.target["parts"], *other.target["parts"]])
+        if clash := parts.overlapping(self.target["parts"], other.target["parts"]):
+            raise InvalidInputError(f"images would be counted twice: {clash[0]} and {clash[1]} overlap")
+        together = parts.joined([*self.target["parts"], *other.target["parts"]])
         return replace(
             self,
             gram=tuple(a + b for a, b in zip(self.gram, other.gram, strict=True)),
             cross=tuple(a + b for a, b in zip(self.cross, other.cross, strict=True)),
             counts=self.counts + other.counts,
-            target={**self.target, "parts": parts},
+            target={**self.target, "parts": together},
         )
 
     def save(self, path: str | Path) -> None:
@@ -159,7 +135,7 @@ class Moments:
             specs = tuple(map(spec_from_dict, records)) if pool is None else tuple(pool)
             target = {key: manifest["target"][key] for key in ("name", "split", "classes", "shape", "parts")}
             channels, height, width = target["shape"]
-            list(map(_split_part, target["parts"]))
+            list(map(parts.split, target["parts"]))
             gram = tuple(tensors[f"gram.{k}"] for k in range(len(specs)))
             cross = tuple(tensors[f"cross.{k}"] for k in range(len(specs)))
             counts = tensors["counts"]
@@ -204,96 +180,3 @@ class Moments:
             # The ones column counts images, so the file checks itself.
             if abs(float(gram[-1, -1]) - total) > 1e-6 * total:
                 raise FileFormatError(f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}")
-
-
-def _split_part(part: str) -> tuple[str, int, int]:
-    """Fingerprint of the data set, shard, number of shards."""
-    data, _, shard = part.partition("#")
-    index, _, count = shard.partition("/")
-    return (data, int(index), int(count)) if shard else (data, 0, 1)
-
-
-def _overlap(a: str, b: str) -> bool:
-    """Whether two parts may share images: shards of one data set are disjoint only under one division."""
-    (data_a, index_a, count_a), (data_b, index_b, count_b) = _split_part(a), _split_part(b)
-    return data_a == data_b and (count_a != count_b or index_a == index_b)
-
-
-@torch.no_grad()
-def accumulate(
-    pool: Sequence[Spec],
-    target: ImageData,
-    *,
-    preprocessing: Preprocessing | None = None,
-    shard: tuple[int, int] = (0, 1),
-    batch_size: int | None = None,
-    device: str | torch.device = "auto",
-) -> Moments:
-    """One pass over the target set; sums in float64.
-
-    Args:
-        pool: specifications of the extractors; see :func:`convexdistill.features.pool`.
-        target: the labelled target set.
-        preprocessing: normalisation; default: fitted to ``target``, all of it even for a shard.
-            Different data sets that will be merged must be given a common one.
-        shard: ``(i, m)`` sums over every m-th image, from the i-th on: one machine's share of the work.
-        batch_size: images a batch; default: 64 on a CPU, 1024 elsewhere.
-        device: where the features are computed.
-
-    Raises:
-        InvalidInputError: ``target`` is a test split.
-        ParameterRangeError: the pool is empty, no such shard, or fewer images than shards.
-        NonFiniteInputError: an extractor gives NaN or infinite features.
-
-    Example:
-        >>> import convexdistill as cd
-        >>> target = cd.data.load("digits")
-        >>> moments = cd.accumulate(cd.features.pool("convnet", count=1), target)
-        >>> moments.images == len(target), moments.gram[0].shape
-        (True, torch.Size([129, 129]))
-    """
-    target.refuse_test("as target set")
-    if not pool:
-        raise ParameterRangeError("a pool needs at least one extractor, found none")
-    index, count = shard
-    if not 0 <= index < count <= len(target):
-        raise ParameterRangeError(
-            f"shard {index}/{count}: shards count from 0, and each needs an image of the {len(target)}"
-        )
-    where = resolve_device(device)
-    preprocessing = preprocessing or Preprocessing.fit(target)
-    fingerprint = target.fingerprint
-    if count > 1:
-        fingerprint += f"#{index}/{count}"
-        target = target.subset(range(index, len(target), count))
-    extractors = tuple(spec.build(target.shape) for spec in pool)
-    one_hot = nn.functional.one_hot(target.labels, target.num_classes).double()
-    gram, cross = [], []
-    batch_size = batch_size or default_batch_size(where)
-    batches = list(zip(target.images.split(batch_size), one_hot.split(batch_size), strict=True))
-    with progress.task("accumulate moments", total=len(extractors) * len(batches)) as advance:
-        for spec, extractor in zip(pool, extractors, strict=True):
-            extractor.to(where)
-            G = R = torch.zeros((), dtype=torch.float64)
-            for images, labels in batches:
-                features = extractor(preprocessing(images.to(where))).cpu().double()
-                if not features.isfinite().all():
-                    raise NonFiniteInputError(
-                        f"extractor {spec.to_dict()['network']!r} gives NaN or infinite features"
-                    )
-                features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1)
-                G = features.T @ features + G
-                R = features.T @ labels + R
-                advance(1)
-            extractor.cpu()
-            gram.append(G)
-            cross.append(R)
-    description = {
-        "name": target.name,
-        "split": target.split,
-        "classes": list(target.classes),
-        "shape": list(target.shape),
-        "parts": [fingerprint],
-    }
-    counts = torch.tensor(target.counts)
-    return Moments(tuple(gram), tuple(cross), counts, tuple(pool), extractors, preprocessing, description)
