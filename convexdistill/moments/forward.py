@@ -48,7 +48,9 @@ class PoolForward:
         self.preprocessing, self.device, self.autocast = preprocessing, device, autocast
         self.batch_size = self.piece = batch_size
         self.modules: list[Callable[[Tensor], Tensor]] = [
-            fused(extractor.to(device), shape, batch_size=min(batch_size, 8)) for extractor in extractors
+            # The fused kernel is not among those that autocast knows.
+            extractor.to(device) if autocast else fused(extractor.to(device), shape, batch_size=min(batch_size, 8))
+            for extractor in extractors
         ]
         if compiled:
             self.modules = [torch.compile(module, dynamic=False) for module in self.modules]
