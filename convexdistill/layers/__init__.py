@@ -19,6 +19,8 @@ from convexdistill.layers.constrained import constrained_ridge
 from convexdistill.layers.convex_layer import ConvexLayer, ConvexSolution
 from convexdistill.layers.explain import Explanation, explain
 from convexdistill.layers.factorized import FactorizedRidge, factorize
+from convexdistill.layers.folds import kfold_score
+from convexdistill.layers.gram import GramAccumulator, ridge_from_gram
 from convexdistill.layers.head import ConvexHead
 from convexdistill.layers.kernel_ridge import kernel_ridge
 from convexdistill.layers.least_squares import least_squares
@@ -48,6 +50,7 @@ __all__ = [
     "ConvexSolution",
     "Explanation",
     "FactorizedRidge",
+    "GramAccumulator",
     "KernelRidge",
     "LamSelection",
     "LeastSquares",
@@ -65,6 +68,7 @@ __all__ = [
     "factorize",
     "gcv_score",
     "kernel_ridge",
+    "kfold_score",
     "least_squares",
     "linear_svm",
     "logistic_regression",
@@ -72,6 +76,7 @@ __all__ = [
     "loo_score",
     "register_backend",
     "ridge",
+    "ridge_from_gram",
     "ridge_in_chunks",
     "ridge_matrix_free",
     "select_lam",
