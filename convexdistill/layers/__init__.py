@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from convexdistill.layers.backends import backends, register_backend, use_backend
+from convexdistill.layers.backends.base import Backend, Plan, Solved, SolveOptions
 from convexdistill.layers.chunks import ridge_in_chunks
 from convexdistill.layers.constrained import constrained_ridge
 from convexdistill.layers.convex_layer import ConvexLayer, ConvexSolution
@@ -43,6 +44,7 @@ from convexdistill.layers.status import Status
 from convexdistill.layers.svm import linear_svm
 
 __all__ = [
+    "Backend",
     "ClosedForm",
     "ConstrainedRidge",
     "ConvexHead",
@@ -58,9 +60,12 @@ __all__ = [
     "LinearOperator",
     "LinearSVM",
     "LogisticRegression",
+    "Plan",
     "Ridge",
     "RidgeCV",
     "SolveInfo",
+    "SolveOptions",
+    "Solved",
     "Status",
     "backends",
     "constrained_ridge",

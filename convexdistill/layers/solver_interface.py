@@ -17,8 +17,9 @@ symmetric system, factorised once for the whole batch, and used again for the gr
 x̄ and ȳ are the cotangents of x and of the dual y. Both solves take a step of iterative refinement, and the
 residual of both is checked for every batch element. Answers are float64, on the device of the inputs.
 
-First derivatives only: cvxpylayers marks its backward pass so, and double backward through it fails there or loses
-terms. For more, use :func:`convexdistill.layers.ridge` itself.
+First derivatives only: cvxpylayers marks its backward pass so. Double backward through it raises, or, where the
+loss depends on the parameters by another path as well, loses terms without an error, out of our reach. For more,
+use :func:`convexdistill.layers.ridge` itself.
 
 Importing this file imports cvxpylayers. Source: Boyd and Vandenberghe 2004, Convex Optimization, section 10.1.1.
 """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from layers_helpers import data, relative
 
-from convexdistill.errors import NonFiniteInputError, ParameterRangeError, ShapeError
+from convexdistill.errors import NonFiniteInputError, ParameterRangeError, PerformanceWarning, ShapeError
 from convexdistill.layers import Ridge, ridge
 
 
@@ -118,3 +118,10 @@ def test_a_gradient_of_nan_stays_nan():
     bad = torch.full((3, 2), float("nan"), dtype=X.dtype)
     (found,) = torch.autograd.grad(ridge(X, Y, 0.5).weight, Y, bad)
     assert found.isnan().all()
+
+
+def test_the_larger_form_is_warned_of():
+    X, Y = data(20, 600)
+    with pytest.warns(PerformanceWarning, match="600×600 system where form='dual' would factor 20×20"):
+        slow = ridge(X, Y, 1.0, form="primal")
+    torch.testing.assert_close(slow.weight, ridge(X, Y, 1.0).weight)

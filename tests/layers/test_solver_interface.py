@@ -140,13 +140,17 @@ def test_bad_values_are_refused():
         layer(torch.ones_like(X), Y, 0 * lam)
 
 
-def test_a_second_derivative_is_not_silently_wrong():
-    """cvxpylayers marks its backward pass: alone it raises, which is why the docstring sends people to ridge."""
+def test_second_derivatives_are_as_documented():
+    """cvxpylayers marks its backward pass: alone it raises, beside another path it loses a term."""
     layer = CvxpyLayer(*ridge_program(), solver=ClosedForm())
     leaves = ridge_data()
     (g,) = torch.autograd.grad((layer(*leaves)[0] ** 2).sum(), leaves[1], create_graph=True)
     with pytest.raises(RuntimeError):
         torch.autograd.grad(g.sum(), leaves[1])
+    loss = (layer(*leaves)[0] ** 3).sum() + (leaves[1] ** 3).sum()
+    (g,) = torch.autograd.grad(loss, leaves[1], create_graph=True)
+    (second,) = torch.autograd.grad(g.sum(), leaves[1])
+    torch.testing.assert_close(second, 6 * leaves[1])  # the term through the layer is lost
 
 
 def test_the_package_imports_without_cvxpylayers():

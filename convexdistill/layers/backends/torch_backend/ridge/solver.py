@@ -6,11 +6,13 @@ form makes it n×n, which pays when there are fewer examples than features.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from convexdistill.errors import PerformanceWarning
 from convexdistill.layers.backends.base import Plan, Solved, SolveOptions, pick
 from convexdistill.layers.backends.torch_backend.ridge.factors import FACTORS, REFINED, Factor, quick_cholesky
 from convexdistill.layers.backends.torch_backend.ridge.implicit import solve
@@ -24,6 +26,7 @@ from convexdistill.layers.status import Status
 CHOLESKY_CONDITION = 1e10
 REFINE_ABOVE = 1e4  # from this condition on Cholesky's answer is refined
 ESCALATE_ABOVE = 1e-12
+LARGE = 512  # below, either form takes no time
 METHODS = ("auto", *FACTORS)
 
 
@@ -55,6 +58,7 @@ def solve_ridge(problem: RidgeProblem, options: SolveOptions) -> Solved:
     Of the methods that ran, the one with the smallest worst residual is returned.
     """
     plan = plan_ridge(problem, options)
+    _warn_of_the_larger(problem, options)
     system = _layout(problem, plan.form)
     best, best_score = None, float("inf")
     for method in plan.methods:
@@ -69,6 +73,18 @@ def solve_ridge(problem: RidgeProblem, options: SolveOptions) -> Solved:
             best, best_score = solved, score
     assert best is not None
     return best
+
+
+def _warn_of_the_larger(problem: RidgeProblem, options: SolveOptions) -> None:
+    """Say that the other form would be faster, where somebody asked for the larger of two systems."""
+    n, d = problem.features.shape[-2:]
+    size, other, better = (d, n, "dual") if options.form == "primal" else (n, d, "primal")
+    if options.form != "auto" and size >= LARGE and size > 4 * other and options.data_dependent:
+        message = (
+            f"form={options.form!r} factors a {size}×{size} system where form={better!r} would factor "
+            f"{other}×{other}; leave form='auto', which takes the smaller one."
+        )
+        warnings.warn(message, PerformanceWarning, stacklevel=2)
 
 
 def _well_conditioned(solved: Solved) -> bool:
