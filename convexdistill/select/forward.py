@@ -12,25 +12,22 @@ whatever λ is: a least-squares problem over the span of the chosen features, in
 
 Adding example i adds its G-orthogonal part ψ_i = φ_i − Σ_s h_s (h_sᵀ G φ_i), and lowers the loss by exactly
 
-    score_i = ‖ψ_iᵀ R‖² / (ψ_iᵀ G ψ_i)
+    score_i = ‖ψ_iᵀ R‖² / (ψ_iᵀ G ψ_i) = ‖ψ_iᵀ R_res‖² / (ψ_iᵀ G ψ_i),     R_res = R − Σ_s G h_s (h_sᵀR)
 
 (Chen, Billings and Luo 1989, "Orthogonal least squares methods"). Neither ψ_i nor G φ_i is kept. When j is
 chosen, h = ψ_j / (ψ_jᵀGψ_j)^½, and with a_i = φ_iᵀ G h one product with the features updates every candidate::
 
     q_i = ψ_iᵀ G ψ_i  falls by a_i²,         c_i = ψ_iᵀ R  falls by a_i (hᵀ R).
 
-**Several extractors** are stacked: G block-diagonal, features and R one below the other, everything divided
-by their number K. That holds A the same for all extractors where the truth has (Φ_kΦ_kᵀ + λ_kI)⁻¹ Y: exact
-for one, and for wide networks of one kind, whose kernels agree; else an approximation.
-
-**A ridge** μ‖A‖² keeps the greedy choice from living on tiny ψ that only huge labels could use. It is the same
-algorithm with every φ_i followed by √μ times a coordinate of its own: orthogonal to all others until it is
-chosen (Chen, Chng and Alkadhimi 1996, "Regularised orthogonal least squares").
+**A pool.** Its heads share Y, so that A_k = (Φ_kΦ_kᵀ + λ_kI)⁻¹ Y. Here every extractor k has an A_k of its own:
+the score is the mean over the extractors of the scores above. That is exact for one extractor; for several it
+bounds the loss of the label solve from below. The other way to make it tractable, one A for all (one least
+squares on stacked features), bounds it from above, and chooses worse: docs/results/selection.md has both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +47,7 @@ class Steps:
 
     Attributes:
         chosen: ``(n,)`` in the order of choice.
-        gains: ``(n,)``, by how much each choice lowers the penalised outer loss.
+        gains: ``(n,)``, by how much each choice lowers the outer loss.
     """
 
     chosen: NDArray[np.int64]
@@ -58,40 +55,31 @@ class Steps:
 
 
 def forward_selection(
-    spaces: Sequence[TargetSpace],
-    groups: NDArray[np.int64],
-    quotas: NDArray[np.int64],
-    ridge: float = 0.0,
+    spaces: Iterable[TargetSpace], groups: NDArray[np.int64], quotas: NDArray[np.int64]
 ) -> Steps:
     """Choose ``quotas[g]`` candidates of each group g, always the one that lowers the loss most.
 
     O(n·N·d) time and, beside the features, O(N·C + n·d) memory; d is the sum over the extractors. Of equal
-    scores the first wins. When what is chosen spans all that is left (as it must from d+1 choices on, without
-    ridge), the rule starts again among the rest.
+    scores the first wins. An extractor whose features of the chosen span all that is left (as they must from
+    d+1 choices on) starts again among the rest.
 
     Args:
         spaces: one for each extractor, of the same N candidates.
         groups: ``(N,)`` the group of each candidate; −1: not to be chosen.
         quotas: how many of each group; no more than it holds.
-        ridge: μ relative to the mean of φᵀGφ.
     """
-    state = _State(spaces, ridge)
+    extractors = [_Extractor(space) for space in spaces]
     left = quotas.copy()
     may = (groups >= 0) & (left[groups] > 0)
     chosen = np.empty(int(quotas.sum()), dtype=np.int64)
-    gains = np.zeros(len(chosen))
+    gains = np.empty(len(chosen))
     with progress.task("choose base examples", total=len(chosen)) as advance:
         for step in range(len(chosen)):
-            scores = state.scores(may)
-            if scores.max() < 0:
-                state.restart()
-                scores = state.scores(may)
-            # Features that are all zero in the metric gain nothing, and are chosen when nothing else is left.
-            best = int(scores.argmax()) if scores.max() >= 0 else int(may.argmax())
-            if scores[best] >= 0:
-                gains[step] = scores[best]
-                state.add(best)
-            chosen[step] = best
+            scores = np.stack([extractor.scores(may) for extractor in extractors]).mean(axis=0)
+            best = int(np.where(may, scores, -1.0).argmax())
+            chosen[step], gains[step] = best, scores[best]
+            for extractor in extractors:
+                extractor.add(best)
             left[groups[best]] -= 1
             may[best] = False
             if left[groups[best]] == 0:
@@ -100,59 +88,43 @@ def forward_selection(
     return Steps(chosen, gains)
 
 
-class _State:
-    """q and c of every candidate, and the basis of what is chosen since the last restart."""
+class _Extractor:
+    """q and c of every candidate in one extractor, and the basis of what is chosen since its last restart."""
 
-    def __init__(self, spaces: Sequence[TargetSpace], ridge: float) -> None:
-        count = len(spaces)
-        self.spaces = spaces
-        self.parts = np.cumsum([len(space.scale) for space in spaces])[:-1]  # where stacked vectors are cut
-        self.cross = np.concatenate([space.cross for space in spaces]) / count
-        norms = np.stack([space.norms() for space in spaces]).sum(axis=0) / count
-        self.ridge = ridge * float(norms.mean())
-        self.first_norms, self.first_products = norms + self.ridge, self._times(self.cross)
-        self.restart()
+    def __init__(self, space: TargetSpace) -> None:
+        self.space = space
+        self.first_norms, self.first_products = space.norms(), space.times(space.cross)
+        self._start()
 
-    def restart(self) -> None:
-        """Forget what is chosen."""
+    def _start(self) -> None:
         self.norms, self.products = self.first_norms.copy(), self.first_products.copy()
-        self.heads = self.duals = np.empty((0, len(self.cross)))  # h, and G h
-        self.own = np.empty((0, 0))  # their coordinates along √μ times those of the chosen
+        self.heads = self.duals = np.empty((0, len(self.space.scale)))  # h, and G h
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """Which candidates have a part outside the span of the chosen."""
+        return self.norms > _IN_SPAN * self.first_norms
 
     def scores(self, may: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """By how much each candidate would lower the loss; −1 where it may not be chosen, or is in the span."""
-        usable = may & (self.norms > _IN_SPAN * self.first_norms)
-        scores = np.full(len(may), -1.0)
+        """By how much each candidate that may be chosen would lower the loss; 0 for the others."""
+        if not (may & self.outside).any():
+            self._start()
+        usable = may & self.outside
+        scores = np.zeros(len(may))
         scores[usable] = np.square(self.products[usable]).sum(axis=1) / self.norms[usable]
         return scores
 
     def add(self, candidate: int) -> None:
         """Extend the basis by a candidate, and update all others."""
-        head = np.concatenate([space.rows(slice(candidate, candidate + 1))[0] for space in self.spaces])
-        size = len(self.heads)
-        own = np.zeros(size + 1)
-        own[-1] = np.sqrt(self.ridge)
+        if not self.outside[candidate]:
+            return
+        head = self.space.rows(slice(candidate, candidate + 1))[0]
         for _ in range(2):  # Gram-Schmidt once loses orthogonality, twice does not
-            along = self.duals @ head + self.own @ own[:-1]
-            head = head - along @ self.heads
-            own[:-1] -= along @ self.own
-        dual = self._gram_times(head)
-        norm = np.sqrt(head @ dual + own @ own)
-        head, dual, own = head / norm, dual / norm, own / norm
+            head = head - (self.duals @ head) @ self.heads
+        dual = self.space.gram @ head
+        norm = np.sqrt(head @ dual)
+        head, dual = head / norm, dual / norm
         self.heads, self.duals = np.vstack([self.heads, head]), np.vstack([self.duals, dual])
-        self.own = np.vstack([np.hstack([self.own, np.zeros((size, 1))]), own])
-        along = self._times(dual)
+        along = self.space.times(dual)
         self.norms -= np.square(along)
-        self.products -= along[:, None] * (head @ self.cross)
-
-    def _gram_times(self, stacked: NDArray[np.float64]) -> NDArray[np.float64]:
-        pieces = zip(self.spaces, np.split(stacked, self.parts), strict=True)
-        return np.concatenate([space.gram @ piece for space, piece in pieces]) / len(self.spaces)
-
-    def _times(self, stacked: NDArray[np.float64]) -> NDArray[np.float64]:
-        """φ_iᵀ times a stacked vector or matrix, for every candidate."""
-        pieces = np.split(stacked, self.parts)
-        total = self.spaces[0].times(pieces[0])
-        for space, piece in zip(self.spaces[1:], pieces[1:], strict=True):
-            total += space.times(piece)
-        return total
+        self.products -= along[:, None] * (head @ self.space.cross)

@@ -31,14 +31,14 @@ def made(count=40, features=6, classes=3, extractors=1, seed=0):
     return spaces
 
 
-def explained(spaces, subset, ridge=0.0):
-    """By how much the best head in the span of a subset lowers the loss: a refit from scratch."""
-    rows = [space.rows(slice(None)) for space in spaces]
-    K = len(spaces)
-    mean = np.mean([np.einsum("nd,nd->n", r @ s.gram, r) for r, s in zip(rows, spaces, strict=True)])
-    gram = sum(r[subset] @ s.gram @ r[subset].T for r, s in zip(rows, spaces, strict=True)) / K
-    cross = sum(r[subset] @ s.cross for r, s in zip(rows, spaces, strict=True)) / K
-    return float((cross * np.linalg.solve(gram + ridge * mean * np.eye(len(subset)), cross)).sum())
+def explained(spaces, subset):
+    """By how much the best heads in the span of a subset lower the loss: a refit from scratch."""
+    gains = []
+    for space in spaces:
+        rows = space.rows(slice(None))[subset]
+        cross = rows @ space.cross
+        gains.append((cross * np.linalg.solve(rows @ space.gram @ rows.T, cross)).sum())
+    return float(np.mean(gains))
 
 
 def one_group(count):
@@ -46,13 +46,12 @@ def one_group(count):
 
 
 @pytest.mark.parametrize("extractors", [1, 3])
-@pytest.mark.parametrize("ridge", [0.0, 1e-3, 0.3])
-def test_every_choice_is_that_of_a_refit_with_every_candidate(extractors, ridge):
+def test_every_choice_is_that_of_a_refit_with_every_candidate(extractors):
     spaces = made(extractors=extractors)
-    steps = forward_selection(spaces, one_group(40), np.array([6]), ridge)
+    steps = forward_selection(spaces, one_group(40), np.array([6]))
     before, subset = 0.0, []
     for choice, gain in zip(steps.chosen, steps.gains, strict=True):
-        reached = {i: explained(spaces, [*subset, i], ridge) for i in range(40) if i not in subset}
+        reached = {i: explained(spaces, [*subset, i]) for i in range(40) if i not in subset}
         assert choice == max(reached, key=reached.get)
         assert gain == pytest.approx(reached[choice] - before, rel=1e-8, abs=1e-8)
         before = reached[choice]
@@ -60,12 +59,12 @@ def test_every_choice_is_that_of_a_refit_with_every_candidate(extractors, ridge)
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 999), st.integers(1, 2), st.sampled_from([0.0, 1e-2]), st.integers(1, 12))
-def test_the_gains_add_up_to_what_the_set_explains(seed, extractors, ridge, size):
+@given(st.integers(0, 999), st.integers(1, 2), st.integers(1, 12))
+def test_the_gains_add_up_to_what_the_set_explains(seed, extractors, size):
     spaces = made(features=12, extractors=extractors, seed=seed)
-    steps = forward_selection(spaces, one_group(40), np.array([size]), ridge)
+    steps = forward_selection(spaces, one_group(40), np.array([size]))
     assert steps.gains.min() >= 0
-    assert steps.gains.sum() == pytest.approx(explained(spaces, steps.chosen, ridge), rel=1e-8)
+    assert steps.gains.sum() == pytest.approx(explained(spaces, steps.chosen), rel=1e-8)
 
 
 @pytest.mark.parametrize("lam", [1e-4, 1e-1])
