@@ -205,6 +205,27 @@ def report(
 
 @app.command()
 @guarded
+def compress(
+    file: Annotated[Path, typer.Argument(help="A distilled set.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    bits: Annotated[int | None, typer.Option(help="Bits of each value of a label, 1 to 16.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Values kept of each label; the others are read as their mean.")
+    ] = None,
+) -> None:
+    """Write a distilled set again with its labels in fewer bytes."""
+    before = load(file)
+    after = before.compress(bits, top_k)
+    after.save(out)
+    record = after.manifest["label_code"]
+    print(
+        f"wrote {out}: labels {before.bytes['labels']:,} → {after.bytes['labels']:,} bytes, largest error "
+        f"{record['largest_error']:.2g}"
+    )
+
+
+@app.command()
+@guarded
 def info(file: Annotated[Path, typer.Argument(help="A distilled set.")]) -> None:
     """Say what is in a distilled set, and where it came from."""
     terminal.console().print(terminal.facts_table(_facts(load(file))))
@@ -227,8 +248,21 @@ def _facts(distilled: DistilledSet) -> dict[str, object]:
         "certificate": f"outer loss {certificate['outer_loss']:.4f}, relative residual "
         f"{certificate['residual']:.1e}",
         "bytes": ", ".join(f"{key} {value:,}" for key, value in distilled.bytes.items()),
+        "label code": _label_code(distilled),
         "versions": ", ".join(f"{key} {value}" for key, value in manifest["versions"].items()),
     }
+
+
+def _label_code(distilled: DistilledSet) -> str:
+    code, classes = distilled.manifest.get("label_code"), len(distilled.classes)
+    if code is None:
+        return f"float32, {4 * classes} bytes a label"
+    bits = "float32" if code["bits"] is None else f"{code['bits']} bits"
+    return (
+        f"{code['top_k'] or classes} of {classes} values in {bits} each, "
+        f"{distilled.bytes['labels'] // len(distilled)} bytes a label; largest error {code['largest_error']:.2g}, "
+        f"rms {code['rms_error']:.2g}"
+    )
 
 
 @app.command()

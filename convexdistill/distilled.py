@@ -7,7 +7,7 @@ files that do not say what their labels mean; this one says it, and loading chec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from convexdistill.device import resolve_device
 from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
 from convexdistill.features import Shape, build_network
 from convexdistill.files import read_tensors, write_tensors
+from convexdistill.label_codes import decode_as_recorded, encode
 from convexdistill.manifest import check_manifest
 from convexdistill.seeds import child_seed, seeded
 from convexdistill.training import ReadyNetwork, Recipe, train_together
 
 KIND = "distilled-set"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # written where labels are compressed; 1 otherwise, for older programs to read
 LABEL_SPACES = ("probability", "centred", "logit")
 
 
@@ -43,6 +44,8 @@ class DistilledSet:
         manifest: where everything came from; see :data:`convexdistill.manifest.FACTS`.
         baselines: further labels for the same images, by name, to compare with: ``(n, C)`` float32, in the
             same label space.
+        codes: the labels in few bytes, ``(n, bytes a row)`` uint8, where they are compressed (see
+            :meth:`compress`); ``labels`` are what these stand for.
 
     Raises:
         FileFormatError: a part is missing or does not fit the others.
@@ -67,6 +70,7 @@ class DistilledSet:
     base_labels: Tensor
     manifest: Mapping[str, Any]
     baselines: Mapping[str, Tensor] = field(default_factory=dict)
+    codes: Tensor | None = None
 
     def __post_init__(self) -> None:
         _validate(self)
@@ -104,8 +108,41 @@ class DistilledSet:
     @property
     def bytes(self) -> dict[str, int]:
         """Size of the parts: what somebody who is handed the set must store."""
-        images, labels = self.images.nbytes, self.labels.nbytes
+        images, labels = self.images.nbytes, (self.labels if self.codes is None else self.codes).nbytes
         return {"images": images, "labels": labels, "total": images + labels}
+
+    def compress(self, bits: int | None = None, top_k: int | None = None) -> DistilledSet:
+        """The same set with labels in fewer bytes; its ``labels`` are what a reader of the file will get.
+
+        Args:
+            bits: 1 … 16 for each value, spread evenly between the least and the largest of a row: off by at
+                most half of (max − min) / (2^bits − 1). ``None`` keeps float32.
+            top_k: values kept in each row, those whose loss would cost most; the others are read as their
+                mean. ``None`` keeps all.
+
+        Baselines stay as they are. How the bytes are laid out stands in :mod:`convexdistill.label_codes`.
+
+        Raises:
+            ParameterRangeError: ``bits`` or ``top_k`` out of range, or neither given.
+
+        Example:
+            >>> import convexdistill as cd
+            >>> digits = cd.data.load("digits")
+            >>> moments = cd.accumulate(cd.features.pool(count=1), digits)
+            >>> distilled = cd.distill.closed_form(moments, cd.select.choose(digits, size=20), gamma=0.1)
+            >>> distilled.bytes["labels"], distilled.compress(bits=4).bytes["labels"]
+            (800, 260)
+        """
+        codes = encode(self.labels, bits, top_k)
+        code = {"bits": bits, "top_k": top_k}
+        labels = decode_as_recorded(codes, code, len(self.classes), self.label_space)
+        errors = (labels - self.labels).double()
+        record = {
+            **code,
+            "largest_error": float(errors.abs().max()),
+            "rms_error": float(errors.square().mean().sqrt()),
+        }
+        return replace(self, labels=labels, codes=codes, manifest={**self.manifest, "label_code": record})
 
     def to_torch_dataset(self) -> TensorDataset:
         """``(image, wanted)`` pairs as the recipe's loss takes them.
@@ -153,12 +190,13 @@ class DistilledSet:
         """
         tensors = {
             "images": self.images,
-            "labels": self.labels,
+            "labels": self.labels if self.codes is None else self.codes,
             "indices": self.indices,
             "base_labels": self.base_labels,
         }
         tensors |= {f"baseline.{name}": labels for name, labels in self.baselines.items()}
-        facts = {"kind": KIND, "format_version": FORMAT_VERSION, "label_space": self.label_space}
+        version = 1 if self.codes is None else 2
+        facts = {"kind": KIND, "format_version": version, "label_space": self.label_space}
         write_tensors(path, tensors, {**self.manifest, **facts, "bytes": self.bytes})
 
 
@@ -188,14 +226,24 @@ def load(path: str | Path) -> DistilledSet:
     tensors, manifest = read_tensors(path, kind=KIND, version=FORMAT_VERSION)
     prefix = "baseline."
     try:
+        labels, codes = tensors["labels"], None
+        if "label_code" in manifest:
+            check_manifest(manifest)
+            labels, codes = (
+                decode_as_recorded(
+                    labels, manifest["label_code"], len(manifest["target"]["classes"]), manifest["label_space"]
+                ),
+                labels,
+            )
         return DistilledSet(
             tensors["images"],
-            tensors["labels"],
+            labels,
             manifest["label_space"],
             tensors["indices"],
             tensors["base_labels"],
             manifest,
             {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)},
+            codes,
         )
     except KeyError as error:
         raise FileFormatError(f"{path} lacks the part {error}; write it again") from error
@@ -226,6 +274,12 @@ def _validate(d: DistilledSet) -> None:
             )
         if bad := int((~tensor.isfinite()).sum()):
             raise NonFiniteInputError(f"{name} holds {bad} NaN or infinite values of {tensor.numel()}")
+    if (d.codes is None) != ("label_code" not in d.manifest):
+        raise FileFormatError("codes and label_code in the manifest belong together, but one of them is missing")
+    if d.codes is not None and not torch.equal(
+        decode_as_recorded(d.codes, d.manifest["label_code"], classes, d.label_space), d.labels
+    ):
+        raise FileFormatError("labels are not what their codes stand for; change labels first, then compress")
     source_classes = len(d.manifest["source"]["classes"])
     if d.base_labels.min() < 0 or d.base_labels.max() >= source_classes:
         raise FileFormatError(f"base_labels lie outside the {source_classes} classes of the source")

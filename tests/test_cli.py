@@ -67,6 +67,22 @@ def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], t
     assert "20 of 1×8×8, from digits" in run("info", file, cwd=tmp_path).stdout
 
 
+def test_compress_writes_a_smaller_file_and_info_shows_the_budget(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    file, small = finished[0] / "distilled.safetensors", tmp_path / "small.safetensors"
+    done = run("compress", file, "--bits", "4", "--top-k", "5", "--out", small, cwd=tmp_path)
+    assert "labels 800 → 360 bytes" in done.stdout, done.stderr
+    assert small.stat().st_size < file.stat().st_size
+    shown = run("info", small, cwd=tmp_path).stdout
+    assert "images 1,280, labels 360, total 1,640" in shown
+    assert "5 of 10 values in 4 bits each, 18 bytes a label" in shown
+    wrong = run("compress", file, "--bits", "40", "--out", tmp_path / "no", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "1 to 16" in wrong.stderr
+    assert not (tmp_path / "no").exists()
+
+
 def test_the_cvxpylayers_backend_ends_at_the_closed_forms_labels(tmp_path: Path) -> None:
     sets = []
     for backend in ("torch", "cvxpylayers"):
