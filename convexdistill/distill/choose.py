@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,45 @@ class Choice:
     recipe: Recipe
     validation: float
     tried: list[dict[str, Any]]
+
+
+Judge = Callable[[list[Setting]], Choice]
+
+
+def settle(
+    solves: Mapping[tuple[str, float], Tensor], forms: Sequence[Form], judge: Judge | None, *, fixed: bool
+) -> tuple[Setting, Recipe, list[dict[str, Any]]]:
+    """Which labels, and how they are trained on: the choice in turn, as far as there is one.
+
+    First prior and γ, under the last form; then, for the best, the form: a few more trainings than there are
+    solves, instead of one for each solve under each form.
+
+    Args:
+        solves: solved labels ``(n, C)`` by prior and γ.
+        forms: ways to train on them; the last is the one that solves are compared under.
+        judge: :func:`choose_setting` with all that it needs; ``None`` takes the first solve and the last form.
+        fixed: whether the caller has fixed the recipe, steps and all.
+
+    Returns:
+        The setting, its recipe, and what was tried.
+    """
+
+    def settings(key: tuple[str, float], ways: Sequence[Form]) -> list[Setting]:
+        prior, gamma = key
+        return [Setting(gamma, prior, solves[key], form) for form in ways]
+
+    if judge is None or (fixed and len(solves) == 1):
+        setting = settings(next(iter(solves)), forms)[-1]
+        return setting, setting.form.recipe, []
+    if len(solves) == 1:
+        choice = judge(settings(next(iter(solves)), forms))
+    else:
+        choice = judge([setting for key in solves for setting in settings(key, forms[-1:])])
+        if len(forms) > 1:
+            second = judge(settings((choice.setting.prior, choice.setting.gamma), forms[:-1]))
+            better = second if second.validation > choice.validation else choice
+            choice = replace(better, tried=[*choice.tried, *second.tried])
+    return choice.setting, choice.setting.form.recipe if fixed else choice.recipe, choice.tried
 
 
 def choose_setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
 from convexdistill.distill.assemble import check_positive, check_validation, distilled_set
-from convexdistill.distill.choose import Setting, choose_setting
+from convexdistill.distill.choose import choose_setting, settle
 from convexdistill.distill.constrained import projection, solve_constrained
 from convexdistill.distill.crosscheck import LARGEST, cross_check
 from convexdistill.distill.forms import check_recipe, forms
@@ -29,7 +29,7 @@ BACKENDS = ("auto", "torch", "cvxpylayers")
 PRIORS = ("zero", "one-hot", "teacher")
 # γ for each prior that is tried where none is given: the more examples there are, the more the teacher's scores
 # have to say.
-GAMMAS = {"zero": (0.01, 0.1, 1.0), "teacher": (0.1, 1.0)}
+GAMMAS = {"zero": (0.01, 0.1, 1.0), "one-hot": (0.1,), "teacher": (0.1, 1.0)}
 DEFAULT_GAMMA = 0.1
 
 
@@ -68,8 +68,8 @@ def closed_form(
         lam: λ of the ridge heads, relative to the mean diagonal of ΦΦᵀ.
         gamma: γ relative to tr(H)/n, H the Hessian of the outer loss; ``None`` chooses.
         prior: Y₀: ``"zero"``; ``"one-hot"``, the base images' own classes, within a data set only; or
-            ``"teacher"``, the full-data ridge scores. ``None`` chooses between zero and teacher where γ is
-            chosen, and is zero where γ is given.
+            ``"teacher"``, the full-data ridge scores. ``None`` chooses where γ is chosen, and is zero where γ
+            is given.
         constraint: on every row of labels, in the coordinates where a one-hot label is 0 and 1: ``"none"``,
             ``"simplex"`` (probabilities), ``"nonnegative"``, ``"row-sum"`` (sum 1; the other solutions with a
             centred prior have it anyway) or ``"box"``. Solved exactly, with a duality gap in the certificate.
@@ -115,34 +115,28 @@ def closed_form(
     teacher = teacher_scores(terms)
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
-    gammas = GAMMAS if prior is None else {prior: GAMMAS.get(prior, GAMMAS["teacher"])}
-    starts = {name: prior_labels(name, teacher, moments, base) for name in gammas}
+    names = [name for name in PRIORS if name != "one-hot" or _same_classes(moments, base)]
+    starts = {name: prior_labels(name, teacher, moments, base) for name in (names if prior is None else [prior])}
     ways = forms(recipe, label_scale, constraint, len(base), moments.num_classes)
-
-    def settings(choice: float | None) -> list[Setting]:
-        solved = {
-            (name, g): solve_constrained(system, g, starts[name], constraint, bounds)[0]
-            for name, some in gammas.items()
-            for g in (some if choice is None else (choice,))
-        }
-        return [Setting(g, name, labels, form) for (name, g), labels in solved.items() for form in ways]
-
-    tried: list[dict[str, Any]] = []
-    if validation is not None and (not isinstance(recipe, Recipe) or gamma is None):
-        choice = choose_setting(
-            settings(gamma),
-            images,
-            moments.preprocessing,
-            validation,
-            lambda s: fresh_network(network, moments.shape, moments.num_classes, s),
+    if gamma is None and validation is None:
+        gamma = DEFAULT_GAMMA
+    solves = {
+        (name, g): solve_constrained(system, g, start, constraint, bounds)[0]
+        for name, start in starts.items()
+        for g in (GAMMAS[name] if gamma is None else (gamma,))
+    }
+    judge = None
+    if validation is not None:
+        judge = partial(
+            choose_setting,
+            base_images=images,
+            preprocessing=moments.preprocessing,
+            validation=validation,
+            build=lambda s: fresh_network(network, moments.shape, moments.num_classes, s),
             seed=seed,
             device=resolve_device(device),
         )
-        setting, tried = choice.setting, choice.tried
-        taken = setting.form.recipe if isinstance(recipe, Recipe) else choice.recipe
-    else:
-        setting = settings(DEFAULT_GAMMA if gamma is None else gamma)[-1]  # with the largest label scale
-        taken = setting.form.recipe
+    setting, taken, tried = settle(solves, ways, judge, fixed=isinstance(recipe, Recipe))
     start = starts[setting.prior]
     if backend == "cvxpylayers":
         labels, certificate = descend_labels(terms, setting.gamma, start, backend=backend)
@@ -209,10 +203,14 @@ def prior_labels(name: str, teacher: Tensor, moments: Moments, base: BaseExample
         return torch.zeros_like(teacher)
     if name == "teacher":
         return teacher
-    if list(base.classes) != list(moments.target["classes"]):
+    if not _same_classes(moments, base):
         raise InvalidInputError(
             "prior 'one-hot' needs base examples of the target's classes; across data sets take 'zero' or "
             "'teacher'"
         )
     classes = moments.num_classes
     return one_hot(base.labels, classes).double() - 1 / classes
+
+
+def _same_classes(moments: Moments, base: BaseExamples) -> bool:
+    return list(base.classes) == list(moments.target["classes"])

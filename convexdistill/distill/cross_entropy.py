@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from convexdistill import layers, progress
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill.assemble import check_positive, check_validation, distilled_set
-from convexdistill.distill.choose import Setting, choose_setting
+from convexdistill.distill.choose import choose_setting, settle
 from convexdistill.distill.crosscheck import cross_check
 from convexdistill.distill.forms import check_recipe, forms
 from convexdistill.distill.responses import Response
@@ -26,8 +26,8 @@ from convexdistill.select import BaseExamples
 from convexdistill.training import Recipe
 
 PRIORS = ("zero", "teacher")
-# γ that is tried for each prior where none is given.
-GAMMAS = {"zero": (0.01, 0.1), "teacher": (0.1, 1.0)}
+# γ that is tried for each prior where none is given, the largest first: each solve starts from the one before.
+GAMMAS = {"zero": (0.1, 0.01), "teacher": (1.0, 0.1)}
 DEFAULT_GAMMA = 0.1
 # Weight decay of the full-data heads, relative: next to nothing on thousands of images, and enough to be unique.
 TEACHER_GAMMA = 1e-3
@@ -114,38 +114,31 @@ def cross_entropy(
     extractors = [spec.build(target.shape) for spec in pool]
     responses, teacher, first = _responses(extractors, part, images, preprocessing, lam, where)
     problem = SoftmaxProblem(responses, part.labels, part.num_classes)
-    starts = {"zero": torch.zeros_like(teacher), "teacher": teacher}
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
-    gammas = GAMMAS if prior is None else {prior: GAMMAS[prior]}
+    starts = {"zero": torch.zeros_like(teacher), "teacher": teacher}
+    if gamma is None and validation is None:
+        gamma = DEFAULT_GAMMA
     kinds = ("paper", "centred") if recipe is None else (recipe,)
     ways = [form for kind in kinds for form in forms(kind, label_scale, "none", len(base), target.num_classes)]
-
-    def settings(choice: float | None) -> list[Setting]:
-        found = []
-        for name, some in gammas.items():
-            labels = None
-            for g in sorted(some, reverse=True) if choice is None else (choice,):
-                labels, _ = solve_softmax(problem, g, starts[name], labels)  # from the labels of a larger γ
-                found += [Setting(g, name, labels / _size(labels), form) for form in ways]
-        return found
-
-    tried: list[dict[str, Any]] = []
-    if validation is not None and (not isinstance(recipe, Recipe) or gamma is None):
-        choice = choose_setting(
-            settings(gamma),
-            images,
-            preprocessing,
-            validation,
-            lambda s: fresh_network(network, target.shape, target.num_classes, s),
+    solves = {}
+    for name in starts if prior is None else (prior,):
+        labels = None
+        for g in GAMMAS[name] if gamma is None else (gamma,):
+            labels, _ = solve_softmax(problem, g, starts[name], labels)  # from the labels of a larger γ
+            solves[name, g] = labels / _size(labels)
+    judge = None
+    if validation is not None:
+        judge = partial(
+            choose_setting,
+            base_images=images,
+            preprocessing=preprocessing,
+            validation=validation,
+            build=lambda s: fresh_network(network, target.shape, target.num_classes, s),
             seed=seed,
             device=where,
         )
-        setting, tried = choice.setting, choice.tried
-        taken = setting.form.recipe if isinstance(recipe, Recipe) else choice.recipe
-    else:
-        setting = settings(DEFAULT_GAMMA if gamma is None else gamma)[-1]  # centred, with the largest scale
-        taken = setting.form.recipe
+    setting, taken, tried = settle(solves, ways, judge, fixed=isinstance(recipe, Recipe))
     labels, certificate = solve_softmax(problem, setting.gamma, starts[setting.prior])
     certificate["cross_check"] = cross_check(first[0], labels, first[1])
     form, size = setting.form, _size(labels)

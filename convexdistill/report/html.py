@@ -160,7 +160,6 @@ def _chosen_from(distilled: DistilledSet) -> list[dict[str, Any]]:
     recipe = distilled.recipe
     taken = {**distilled.manifest, "label_scale": recipe.label_scale, "steps": recipe.steps}
     for one in tried:
-        one["taken"] = all(
-            one.get(key) == taken.get(key) for key in ("prior", "gamma", "label_scale", "steps") if key in one
-        )
+        keys = ("prior", "gamma", "label_scale", "logit_scale", "steps")
+        one["taken"] = all(one.get(key) == taken.get(key) for key in keys if key in one)
     return tried

@@ -1,12 +1,12 @@
 """Trained extractors, alternation, and the choice between pools."""
 
+import importlib
 import json
 
 import pytest
 import torch
 
 from convexdistill.data import Preprocessing, load
-from convexdistill.distill import alternate as module
 from convexdistill.distill.alternate import alternate, best_pool, validation_accuracy
 from convexdistill.distill.closed_form import closed_form
 from convexdistill.distill.trained import trained_pool
@@ -18,6 +18,7 @@ from convexdistill.seeds import child_seed
 from convexdistill.select import choose
 from convexdistill.training import Recipe, train_together
 
+module = importlib.import_module("convexdistill.distill.alternate")  # the name in the package is the function's
 DIGITS, VALIDATION = load("digits"), load("digits", "validation")
 BASE = choose(DIGITS, 20)
 PREPARE = Preprocessing.fit(DIGITS)
