@@ -23,6 +23,7 @@ from convexdistill.layers.factorized import FactorizedRidge, factorize
 from convexdistill.layers.folds import kfold_score
 from convexdistill.layers.gram import GramAccumulator, ridge_from_gram
 from convexdistill.layers.head import ConvexHead
+from convexdistill.layers.held_out import gcv_score, loo_residuals, loo_score
 from convexdistill.layers.kernel_ridge import kernel_ridge
 from convexdistill.layers.least_squares import least_squares
 from convexdistill.layers.logistic import logistic_regression
@@ -38,7 +39,7 @@ from convexdistill.layers.modules import (
 )
 from convexdistill.layers.operators import LinearOperator
 from convexdistill.layers.ridge import ridge
-from convexdistill.layers.selection import LamSelection, gcv_score, loo_residuals, loo_score, select_lam
+from convexdistill.layers.selection import LamSelection, select_lam
 from convexdistill.layers.solution import LinearFit, SolveInfo
 from convexdistill.layers.status import Status
 from convexdistill.layers.svm import linear_svm

@@ -30,6 +30,7 @@ class Argument(NamedTuple):
         core: how many trailing dimensions belong to the problem; those before are batch, and broadcast.
         sign: ``"any"``, ``"nonnegative"`` or ``"positive"``.
         infinite: whether ±inf has a meaning (a bound that is not there).
+        required: whether None is no default but a mistake.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Argument(NamedTuple):
     core: int = 0
     sign: str = "any"
     infinite: bool = False
+    required: bool = False
 
 
 class Rule(NamedTuple):
@@ -86,16 +88,20 @@ def examples(features: Tensor, labels: Tensor) -> bool:
     return vector_labels
 
 
-def require_length(name: str, value: Tensor | None, length: int) -> None:
+def require_length(name: str, value: Tensor | None, length: int, of: str = "features") -> None:
     """Check that the last dimension of an argument with a value for every example is ``length``.
 
     Raises:
+        DtypeError: it is no floating-point tensor.
         ShapeError: it is not.
     """
-    if value is not None and (value.ndim < 1 or value.shape[-1] != length):
+    if value is None:
+        return
+    checks.require_tensor(name, value)
+    if value.ndim < 1 or value.shape[-1] != length:
         raise ShapeError(
             f"{name} has shape {tuple(value.shape)}; it must be (*B, n) with n = {length}, "
-            "the number of examples in features."
+            f"the number of examples in {of}."
         )
 
 
@@ -117,14 +123,14 @@ def convert(arguments: Sequence[Argument]) -> Values:
 
     Raises:
         DtypeError: a value is neither a number nor a floating-point tensor, or dtypes differ.
-        DeviceError: devices differ.
+        DeviceError: devices differ, or hold no values.
         ShapeError: leading dimensions do not broadcast.
     """
     first = arguments[0].value
     assert isinstance(first, Tensor)
     values: Values = {}
-    for name, value, core, _, _ in arguments:
-        if value is None:
+    for name, value, core, _, _, required in arguments:
+        if value is None and not required:
             values[name] = None
         elif isinstance(value, Tensor):
             checks.require_tensor(name, value)
@@ -136,6 +142,7 @@ def convert(arguments: Sequence[Argument]) -> Values:
         else:
             number = torch.tensor(float(value), dtype=torch.float64, device=first.device)
             values[name] = number.reshape([1] * core) if core else number
+    checks.require_values(arguments[0].name, first)
     cores = {a.name: a.core for a in arguments}
     batches = [(name, v.shape[: v.ndim - cores[name]]) for name, v in values.items() if v is not None]
     if any(shape != batches[0][1] for _, shape in batches):
@@ -149,7 +156,7 @@ def check_signs(arguments: Sequence[Argument], values: Values, rules: Sequence[R
     Raises:
         ParameterRangeError: a value has the wrong sign, or a rule is broken.
     """
-    for name, value, _, sign, _ in arguments:
+    for name, value, _, sign, *_ in arguments:
         if value is None or sign == "any":
             continue
         if isinstance(value, Tensor):
@@ -167,7 +174,7 @@ def check_finite(arguments: Sequence[Argument]) -> None:
     Raises:
         NonFiniteInputError: a value is one; the message says which.
     """
-    for name, value, _, _, infinite in arguments:
+    for name, value, _, _, infinite, _ in arguments:
         if value is not None:
             tensor = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
             checks.require_finite(name, tensor, infinite=infinite)
@@ -185,7 +192,7 @@ def sanitise(
     assert first is not None
     nonfinite = invalid = torch.zeros((), dtype=torch.bool, device=first.device)
     safe: Values = {}
-    for name, _, core, sign, infinite in arguments:
+    for name, _, core, sign, infinite, _ in arguments:
         tensor = values[name]
         if tensor is None:
             safe[name] = None

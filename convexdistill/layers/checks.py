@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -53,6 +54,27 @@ def require_same_kind(first: str, reference: Tensor, name: str, tensor: Tensor) 
             f"{name} is on {tensor.device} but {first} is on {reference.device}; "
             f"bring them to one device, for example {name}.to({first}.device)."
         )
+
+
+def require_values(name: str, tensor: Tensor) -> None:
+    """Check that a tensor has values: those on the meta device have a shape alone.
+
+    Raises:
+        DeviceError: it has none.
+    """
+    if tensor.is_meta:
+        raise DeviceError(f"{name} is on the meta device, which holds no values to fit; move it to cpu or cuda.")
+
+
+def require_number(name: str, value: Any, *, whole: bool = False) -> None:
+    """Check that an option is a number, not a tensor or a text.
+
+    Raises:
+        DtypeError: it is not, or not a whole one where it has to be.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        kind = "a whole number" if whole else "a number"
+        raise DtypeError(f"{name} must be {kind}, got {type(value).__qualname__}.")
 
 
 def require_finite(name: str, tensor: Tensor, *, infinite: bool = False) -> None:

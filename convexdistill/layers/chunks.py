@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from convexdistill.errors import DtypeError, ParameterRangeError, UnsupportedError
-from convexdistill.layers import checks, failure
+from convexdistill.layers import checks, failure, pipeline
 from convexdistill.layers.arguments import Argument
-from convexdistill.layers.backends.base import inside_transform, pick
+from convexdistill.layers.backends import require_torch
+from convexdistill.layers.backends.base import Plan, has_tangent, inside_transform, pick
 from convexdistill.layers.backends.torch_backend.ridge import chunked
-from convexdistill.layers.chunk_plan import NUMBER, Sizes, fits, parse_memory, plan_chunks
+from convexdistill.layers.chunk_plan import NUMBER, Chunks, Sizes, fits, parse_memory, plan_chunks
 from convexdistill.layers.pipeline import FORMS
 from convexdistill.layers.reduction import INTERCEPTS
 from convexdistill.layers.ridge import ridge, ridge_arguments
@@ -70,7 +71,8 @@ def ridge_in_chunks(
         UnknownNameError: ``intercept``, ``form``, ``method`` or ``on_failure`` is no known word.
         SingularSystemError: the answer is not unique (``lam=0`` and dependent features).
         NotConvergedError: the optimality residual is above 1e-8.
-        UnsupportedError: under transforms, or for gradients of gradients.
+        UnsupportedError: under transforms, in forward mode, for gradients of gradients, or inside ``use_backend``
+            of another backend than torch.
 
     Example:
         >>> import torch
@@ -79,6 +81,7 @@ def ridge_in_chunks(
         >>> fit.weight.shape, fit.info.ok.item()
         (torch.Size([8, 3]), True)
     """
+    require_torch("ridge_in_chunks")
     for name, word, known in (
         ("intercept", intercept, INTERCEPTS),
         ("form", form, FORMS),
@@ -88,7 +91,7 @@ def ridge_in_chunks(
         pick(name, word, known, "for ridge_in_chunks" if name == "method" else "")
     ceiling = parse_memory(memory)
     vector_labels, arguments = ridge_arguments(features, labels, lam, sample_weight, None, None)
-    if inside_transform():
+    if inside_transform() or has_tangent(features, labels, lam, sample_weight):
         raise UnsupportedError(chunked.HIDDEN)
     X, Y = features, labels.unsqueeze(-1) if vector_labels else labels
     penalty = _lam(lam, X)
@@ -126,6 +129,7 @@ def ridge_in_chunks(
     kept = keep if wants and keep + copied <= ceiling // 2 and fits(sizes, ceiling - keep - copied) else 0
     chunks = plan_chunks(sizes, ceiling, kept + copied)
 
+    pipeline.announce("RidgeProblem", "torch", lambda: _plan(sizes, chunks, method))
     flat: list[Tensor | None] = []
     owners: list[Tensor | None] = []
     for tensor, core in ((X, 2), (Y, 2), (penalty, 1), (sample_weight, 1)):
@@ -167,6 +171,16 @@ def ridge_in_chunks(
     return LinearFit(weight, bias, info, vector_labels)
 
 
+def _plan(sizes: Sizes, chunks: Chunks, method: str) -> Plan:
+    """What runs, and in which pieces."""
+    methods = METHODS[1:] if method == "auto" else (method,)
+    why = (
+        f"chunks of {chunks.batch} of {sizes.batch} batch elements, {chunks.rows} of {sizes.n} rows and "
+        f"{chunks.targets} of {sizes.targets} targets"
+    )
+    return Plan(sizes.form, methods, why)
+
+
 def _lam(lam: float | Tensor, X: Tensor) -> Tensor:
     """λ as a tensor (*B, 1 or C).
 
@@ -190,11 +204,10 @@ def _check(
         DeviceError: devices differ.
         ShapeError: leading dimensions do not broadcast.
     """
-    for name, value, _, _, _ in arguments:
+    checks.require_values("features", X)
+    for name, value, *_ in arguments:
         if isinstance(value, Tensor):
             checks.require_same_kind("features", X, name, checks.require_tensor(name, value))
-        elif value is not None and name != "lam":
-            checks.require_tensor(name, value)
     named = [("features", X.shape[:-2]), ("labels", Y.shape[:-2]), ("lam", penalty.shape[:-1])]
     if sample_weight is not None:
         named.append(("sample_weight", sample_weight.shape[:-1]))

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from convexdistill.errors import ParameterRangeError, ShapeError, UnsupportedError
-from convexdistill.layers import checks, failure
-from convexdistill.layers.backends.base import inside_transform, pick
+from convexdistill.layers import checks, failure, pipeline
+from convexdistill.layers.backends.base import Plan, inside_transform, pick
 from convexdistill.layers.conic import compiled as conic
 from convexdistill.layers.conic import dpp, solvers
 from convexdistill.layers.conic.attributes import broken, describe
@@ -103,6 +103,7 @@ class ConvexLayer(nn.Module):
         super().__init__()
         dpp.check(problem, parameters, variables, gp)
         self.on_failure = pick("on_failure", on_failure, failure.POLICIES)
+        checks.require_number("accept_below", accept_below)
         if not (math.isfinite(accept_below) and accept_below > 0):
             raise ParameterRangeError(f"accept_below is {accept_below}, but it must be finite and > 0.")
         options = solvers.check_options(solver, solver_options or {})
@@ -167,6 +168,7 @@ class ConvexLayer(nn.Module):
             (t + t.mT) / 2 if dpp.is_symmetric(p) else t for p, t in zip(parameters, flat, strict=True)
         ]  # cvxpylayers reads one triangle: so its gradient is that of a symmetric matrix
 
+        pipeline.announce("ConvexLayer", "cvxpylayers", self._plan)
         if not count:
             nothing = torch.zeros(0, device=first.device)
             info = _info(
@@ -186,6 +188,12 @@ class ConvexLayer(nn.Module):
         ]
         return ConvexSolution(tuple(shaped), info)
 
+    def _plan(self) -> Plan:
+        """The solvers that would be tried in turn, and the size of the program."""
+        plug = self.program.compile().ctx.solver
+        why = f"{plug.columns} variables and {plug.cones.rows} rows; the next solver runs where the last failed"
+        return Plan("conic", tuple(plug.names), why)
+
     def _batch_shape(self, tensors: Sequence[Tensor]) -> torch.Size:
         """The common leading dimensions, after checks of types, dtypes, devices and shapes."""
         parameters = self.program.parameters
@@ -203,6 +211,7 @@ class ConvexLayer(nn.Module):
                 wanted = ", ".join(["*B", *map(str, core)])
                 raise ShapeError(f"{name} has shape {tuple(tensor.shape)}; it must be ({wanted}).")
             leading.append((name, tensor.shape[: tensor.ndim - len(core)]))
+        checks.require_values(parameters[0].name(), tensors[0])
         return checks.require_broadcast(*leading)
 
     def extra_repr(self) -> str:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convexdistill.errors import UnsupportedError
-from convexdistill.layers.backends.base import Plan
-from convexdistill.layers.pipeline import LISTENER, Prepared
+from convexdistill.layers.pipeline import LISTENER, Announcement
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,14 @@ def explain(layer: Callable[..., Any], *arguments: Any, **options: Any) -> Expla
     """Say what a layer would run for these arguments, and why; nothing is solved.
 
     Args:
-        layer: a layer's function such as ``ridge``, or a module such as ``Ridge(...)``.
+        layer: a layer's function such as ``ridge``, or a module such as ``Ridge(...)``; also ``factorize``, the
+            leave-one-out scores, ``select_lam``, and a ``ConvexLayer``. What makes several steps says the first.
         arguments: what it would be called with.
         options: likewise.
 
     Raises:
         InvalidInputError: the layer would refuse the arguments.
-        UnsupportedError: ``layer`` solves nothing.
+        UnsupportedError: ``layer`` announces nothing that it solves; it has run then.
 
     Example:
         >>> import torch
@@ -56,10 +56,10 @@ def explain(layer: Callable[..., Any], *arguments: Any, **options: Any) -> Expla
         torch/dual/cholesky then qr then svd for a RidgeProblem: n=50 < d=85, so a 50×50 system; the next \
 method runs only where the last was not accurate
     """
-    found: list[Prepared] = []
+    found: list[Announcement] = []
 
-    def listen(prepared: Prepared) -> None:
-        found.append(prepared)
+    def listen(announcement: Announcement) -> None:
+        found.append(announcement)
         raise _Stop
 
     token = LISTENER.set(listen)
@@ -70,8 +70,8 @@ method runs only where the last was not accurate
     finally:
         LISTENER.reset(token)
     if not found:
-        raise UnsupportedError(f"{layer!r} solves no convex problem; give a layer's function or module.")
-    backend, problem, asked = found[0].backend, found[0].problem, found[0].options
-    planner = backend.plans.get(type(problem))
-    plan = planner(problem, asked) if planner else Plan(asked.form, (asked.method,), "the backend decides")
-    return Explanation(type(problem).__name__, backend.name, plan.form, plan.methods, plan.why)
+        raise UnsupportedError(
+            f"{layer!r} ran, and announced no convex problem that it solves; give a layer's function or module."
+        )
+    plan = found[0].plan()
+    return Explanation(found[0].problem, found[0].backend, plan.form, plan.methods, plan.why)

@@ -10,8 +10,10 @@ from torch import Tensor
 from convexdistill.layers import arguments as args
 from convexdistill.layers import checks, failure, pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
+from convexdistill.layers.backends import require_torch
 from convexdistill.layers.backends.base import SolveOptions, inside_transform, pick
 from convexdistill.layers.backends.torch_backend.ridge.factorized import factor_ridge
+from convexdistill.layers.backends.torch_backend.ridge.solver import plan_ridge
 from convexdistill.layers.problems.factorized import Factored, FactorizedProblem
 from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.reduction import INTERCEPTS, Recover, reduce
@@ -114,6 +116,7 @@ def factorize(
         NonFiniteInputError: a value is NaN or infinite.
         ParameterRangeError: λ or a sample weight is negative.
         UnknownNameError: ``intercept``, ``form``, ``method`` or ``on_failure`` is no known word.
+        UnsupportedError: inside ``use_backend`` of another backend than torch.
 
     Example:
         >>> import torch
@@ -124,6 +127,7 @@ def factorize(
         >>> factorized.solve(torch.randn(20, 50, 3)).weight.shape  # twenty label sets
         torch.Size([20, 8, 3])
     """
+    require_torch("factorize")
     pick("intercept", intercept, INTERCEPTS)
     pick("form", form, pipeline.FORMS)
     pick("on_failure", on_failure, failure.POLICIES)
@@ -140,7 +144,10 @@ def factorize(
         args.check_finite(arguments)
         args.check_signs(arguments, values, rules)
     problem, _ = _reduced(values, intercept)
-    options = SolveOptions(form, method, on_failure, data_dependent=not hidden)
+    may_look = not hidden and pipeline.may_look(on_failure, values)
+    options = SolveOptions(form, method, on_failure, data_dependent=may_look)
+    if not hidden:
+        pipeline.announce("FactorizedProblem", "torch", lambda: plan_ridge(problem, options))
     with torch.no_grad():
         factored = factor_ridge(problem, options)
     return FactorizedRidge(X, lam, sample_weight, intercept, on_failure, factored)

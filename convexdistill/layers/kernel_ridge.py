@@ -107,7 +107,7 @@ def kernel_ridge(
         [
             Argument("gram", gram, 2),
             Argument("labels", labels, 2),
-            Argument("lam", lam, 1, "nonnegative"),
+            Argument("lam", lam, 1, "nonnegative", required=True),
             Argument("sample_weight", sample_weight, 1, "nonnegative"),
         ],
         build,
@@ -139,10 +139,7 @@ def _shapes(gram: Tensor, labels: Tensor, lam: float | Tensor, sample_weight: Te
     if not n or not labels.shape[-1]:
         missing = "columns" if n else "examples"
         raise ShapeError(f"labels has shape {tuple(labels.shape)}: there are no {missing} to fit.")
-    if isinstance(sample_weight, Tensor) and (sample_weight.ndim < 1 or sample_weight.shape[-1] != n):
-        raise ShapeError(
-            f"sample_weight has shape {tuple(sample_weight.shape)}; it must be (*B, n) with n = {n} like gram."
-        )
+    args.require_length("sample_weight", sample_weight, n, of="gram")
     args.require_columns("lam", lam, 1 if vector_labels else labels.shape[-1])
     return vector_labels
 

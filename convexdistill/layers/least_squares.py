@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convexdistill.errors import ParameterRangeError
 from convexdistill.layers import arguments as args
-from convexdistill.layers import pipeline
+from convexdistill.layers import checks, pipeline
 from convexdistill.layers.arguments import Argument, Values
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.problems.least_squares import LeastSquaresProblem
@@ -92,6 +92,8 @@ def least_squares(
     vector_labels = args.examples(features, labels)
     n, d = features.shape[-2:]
     args.require_length("sample_weight", sample_weight, n)
+    if rcond is not None:
+        checks.require_number("rcond", rcond)
     precision = min(torch.finfo(features.dtype).eps, torch.finfo(torch.float32).eps)
     cut = max(n, d) * precision if rcond is None else float(rcond)
     if not (0 <= cut < 1 or rcond is None):

@@ -18,7 +18,7 @@ from convexdistill.layers.backends.torch_backend.operator.preconditioners import
 from convexdistill.layers.failure import ACCEPT_BELOW
 from convexdistill.layers.operators import products
 from convexdistill.layers.pipeline import Recover
-from convexdistill.layers.problems.operator import OperatorProblem, size_of
+from convexdistill.layers.problems.operator import OperatorProblem, require_adjoint, size_of
 from convexdistill.layers.solution import LinearFit
 
 
@@ -60,15 +60,16 @@ def ridge_matrix_free(
             the accuracy that every layer promises. The answer's error is up to κ times that.
         max_steps: how many steps each method may take; default ``max(1000, 10 min(n, d))``.
         backend: as in ``ridge``.
-        on_failure: as in ``ridge``; it holds for gradients as well.
+        on_failure: as in ``ridge``; it holds for gradients as well. The iteration looks whether it is done, so it
+            waits for the device under ``"nan"`` too.
 
     Returns:
         A :class:`LinearFit`: ``weight`` (*B, d, C), or (*B, d); ``intercept`` is None; ``info.steps`` (*B,) counts
         the steps of the slowest column. Its dtype is that of the labels.
 
     Raises:
-        DtypeError: labels are no floating-point tensor; a tensor operator has another dtype; or the products of
-            an object are not float64.
+        DtypeError: labels are no floating-point tensor, ``rtol`` or ``max_steps`` is no number, a tensor operator
+            has another dtype, or the products of an object are not float64.
         DeviceError: tensors are on different devices.
         ShapeError: shapes do not fit together.
         NonFiniteInputError: a value is NaN or infinite.
@@ -76,8 +77,10 @@ def ridge_matrix_free(
         UnknownNameError: ``method``, ``preconditioner``, ``backend`` or ``on_failure`` is no known word.
         NotConvergedError: the steps ran out, or the optimality residual is above 1e-8; in the backward pass: the
             gradient is not accurate.
-        UnsupportedError: under ``torch.func`` transforms, for gradients of gradients, for an operator without a
-            transpose, or for a preconditioner that does not go with operator or method.
+        InvalidInputError: ``rmatmul`` of an object is not the transpose of its ``matmul`` (not looked for under
+            ``on_failure="nan"``).
+        UnsupportedError: under ``torch.func`` transforms, in forward mode, for gradients of gradients, for an
+            operator without a transpose, or for a preconditioner that does not go with operator or method.
 
     Example:
         >>> import torch
@@ -93,6 +96,9 @@ def ridge_matrix_free(
     """
     if isinstance(preconditioner, str):
         pick("preconditioner", preconditioner, WORDS)
+    checks.require_number("rtol", rtol)
+    if max_steps is not None:
+        checks.require_number("max_steps", max_steps, whole=True)
     if not 0 < rtol <= ACCEPT_BELOW:
         raise ParameterRangeError(
             f"rtol is {rtol}, but rtol must be in (0, {ACCEPT_BELOW}]; for a rougher answer give fewer max_steps "
@@ -100,7 +106,7 @@ def ridge_matrix_free(
         )
     if max_steps is not None and max_steps < 1:
         raise ParameterRangeError(f"max_steps is {max_steps}, but max_steps must be >= 1.")
-    arguments = [Argument("labels", labels, 2), Argument("lam", lam, 1, "nonnegative")]
+    arguments = [Argument("labels", labels, 2), Argument("lam", lam, 1, "nonnegative", required=True)]
     if isinstance(operator, Tensor):
         checks.require_tensor("operator", operator)
         checks.require_same_kind("labels", checks.require_tensor("labels", labels), "operator", operator)
@@ -120,10 +126,13 @@ def ridge_matrix_free(
         assert lam is not None
         A = products(v.get("operator", operator))
         size = size_of(A, Y.device)
-        if on_failure != "nan" and not inside_transform() and not bool(size.isfinite().all()):
-            raise NonFiniteInputError(
-                "products of the operator are NaN or infinite for finite vectors; look into its matmul."
-            )
+        if on_failure != "nan" and not inside_transform():
+            if not bool(size.isfinite().all()):
+                raise NonFiniteInputError(
+                    "products of the operator are NaN or infinite for finite vectors; look into its matmul."
+                )
+            if not A.adjoint:
+                require_adjoint(A, size)
         return OperatorProblem(A, Y, lam, size, preconditioner, rtol, steps), lambda W: (W, None)
 
     return pipeline.run(

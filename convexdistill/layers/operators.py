@@ -53,6 +53,7 @@ class LinearOperator:
         self.shape = torch.Size(shape)
         self.matmul = matmul
         self.rmatmul = rmatmul or self._transposed
+        self.transposes_itself = rmatmul is None
 
     def _transposed(self, y: Tensor) -> Tensor:
         """Aᵀy: the gradient of ⟨A x, y⟩ to x, wherever x is, for A x is linear."""
@@ -73,12 +74,14 @@ class Products(NamedTuple):
         matmul: x (*S, d, c) -> A x.
         rmatmul: y (*S, n, c) -> Aᵀ y.
         column_squares: () -> (*B, d) squared norms of the columns; None where they are not at hand.
+        adjoint: whether rmatmul is known to be the transpose of matmul; the user's own has to show it.
     """
 
     shape: torch.Size
     matmul: Product
     rmatmul: Product
     column_squares: Callable[[], Tensor] | None = None
+    adjoint: bool = True
 
 
 def products(operator: Any) -> Products:
@@ -142,7 +145,12 @@ def _of_object(operator: Any) -> Products:
             "convexdistill.layers.LinearOperator(shape, matmul, rmatmul), where rmatmul may be left out."
         )
     n, d = shape[-2:]
-    return Products(shape, _checked(forward, n, f"{kind}: A x"), _checked(backward, d, f"{kind}: Aᵀ y"))
+    return Products(
+        shape,
+        _checked(forward, n, f"{kind}: A x"),
+        _checked(backward, d, f"{kind}: Aᵀ y"),
+        adjoint=getattr(operator, "transposes_itself", False) is True,
+    )
 
 
 def _of_tensor(A: Tensor) -> Products:

@@ -16,8 +16,8 @@ from torch import Tensor
 from convexdistill.layers import arguments as args
 from convexdistill.layers import failure
 from convexdistill.layers.arguments import Argument, Rule, Values
-from convexdistill.layers.backends import select
-from convexdistill.layers.backends.base import Backend, Solved, SolveOptions, inside_transform, pick
+from convexdistill.layers.backends import capabilities, select
+from convexdistill.layers.backends.base import Backend, Plan, Solved, SolveOptions, inside_transform, pick
 from convexdistill.layers.problems.base import Problem
 from convexdistill.layers.solution import LinearFit, SolveInfo
 
@@ -28,16 +28,28 @@ Build = Callable[[Values], tuple[Problem, Recover]]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A problem that is ready to be solved: what ``explain`` looks at."""
+class Announcement:
+    """What a layer is about to solve: what ``explain`` looks at.
 
-    backend: Backend
-    problem: Problem
-    options: SolveOptions
+    Attributes:
+        problem: what it is called.
+        backend: who solves it.
+        plan: () -> how.
+    """
+
+    problem: str
+    backend: str
+    plan: Callable[[], Plan]
 
 
 # explain() listens here, and stops the road before the solve.
-LISTENER: ContextVar[Callable[[Prepared], None] | None] = ContextVar("listener", default=None)
+LISTENER: ContextVar[Callable[[Announcement], None] | None] = ContextVar("listener", default=None)
+
+
+def announce(problem: str, backend: str, plan: Callable[[], Plan]) -> None:
+    """Say what would be solved now, if anybody listens; every layer does so right before its solve."""
+    if (listener := LISTENER.get()) is not None:
+        listener(Announcement(problem, backend, plan))
 
 
 def run(
@@ -70,10 +82,13 @@ def run(
         InvalidInputError: an argument is wrong; see :mod:`convexdistill.layers.arguments`.
         UnknownNameError: a word is not known.
         SolveError: an element was not solved, and ``on_failure="raise"``.
+        UnsupportedError: a transform, ``torch.compile`` or forward mode runs, and the backend cannot.
     """
     pick("form", form, FORMS)
     pick("on_failure", on_failure, failure.POLICIES)
     solver = select(backend, problem_class)
+    if not solver.transforms:
+        capabilities.refuse_transforms(solver, problem_class, *(a.value for a in arguments))
     if vector_labels:
         arguments = [
             a._replace(value=a.value.unsqueeze(-1)) if a.name == "labels" and isinstance(a.value, Tensor) else a
@@ -92,9 +107,11 @@ def run(
         args.check_signs(arguments, values, rules)
     problem, recover = build(values)
     options = SolveOptions(form, method, on_failure, data_dependent=not hidden and may_look(on_failure, values))
-    if not hidden and (listener := LISTENER.get()) is not None:
-        listener(Prepared(solver, problem, options))
+    if not hidden:
+        announce(problem_class.__name__, solver.name, lambda: plan_of(solver, problem, options))
     solved = solver.solvers[problem_class](problem, options)
+    if not solver.transforms:
+        solved = capabilities.guard_gradient(solver, problem_class, solved)
     info = verify(solver.name, problem, solved, on_failure, nonfinite, invalid)
 
     weight, bias = recover(solved.answer)
@@ -108,6 +125,14 @@ def run(
     if isinstance(first, Tensor) and first.dtype != weight.dtype:
         weight, bias = weight.to(first.dtype), None if bias is None else bias.to(first.dtype)
     return LinearFit(weight, bias, info, vector_labels)
+
+
+def plan_of(backend: Backend, problem: Problem, options: SolveOptions) -> Plan:
+    """What a backend says that it would run, or that it does not say."""
+    planner = backend.plans.get(type(problem))
+    if planner is None:
+        return Plan(options.form, (options.method,), "the backend does not say more")
+    return planner(problem, options)
 
 
 def may_look(on_failure: str, values: Values) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convexdistill.errors import ShapeError
 from convexdistill.layers import arguments as args
-from convexdistill.layers import pipeline
+from convexdistill.layers import checks, pipeline
 from convexdistill.layers.arguments import Argument, Rule, Values
 from convexdistill.layers.backends import select, torch_backend
 from convexdistill.layers.backends.base import pick
@@ -75,7 +75,10 @@ def ridge(
         ParameterRangeError: ``lam`` or a sample weight is negative, or a penalty is not positive.
         UnknownNameError: ``intercept``, ``backend``, ``form``, ``method`` or ``on_failure`` is no known
             word.
-        SingularSystemError: the answer is not unique (``lam=0`` and dependent features).
+        SingularSystemError: the system that is solved is singular: ``lam=0``, and dependent features in the primal
+            form or dependent examples in the dual. With fewer examples than features and ``lam=0`` the dual, which
+            ``form="auto"`` takes there, returns the answer of smallest norm of all that fit, and
+            ``form="primal"`` raises.
         NotConvergedError: the optimality residual is above 1e-8.
         UnsupportedError: the backend cannot do what was asked.
 
@@ -128,7 +131,12 @@ def _quickly(
         return None
     if features.dtype != torch.float64 or labels.dtype != torch.float64 or features.device != labels.device:
         return None
-    if on_failure not in ("raise", "warn") or pipeline.LISTENER.get() is not None or not features.numel():
+    if (
+        features.is_meta
+        or on_failure not in ("raise", "warn")
+        or pipeline.LISTENER.get() is not None
+        or not features.numel()
+    ):
         return None
     if select(backend, RidgeProblem) is not torch_backend.BACKEND:
         return None
@@ -146,7 +154,7 @@ def ridge_arguments(
     """Check the shapes of what every ridge layer takes; return whether labels are vectors, and the arguments.
 
     Raises:
-        DtypeError: features or labels are no floating-point tensors.
+        DtypeError: features, labels, weights, prior or penalty are no floating-point tensors.
         ShapeError: shapes do not fit together.
     """
     vector_labels = args.examples(features, labels)
@@ -154,20 +162,23 @@ def ridge_arguments(
     C = 1 if vector_labels else labels.shape[-1]
     args.require_length("sample_weight", sample_weight, n)
     args.require_columns("lam", lam, C)
-    if isinstance(prior, Tensor):
+    if prior is not None:
+        checks.require_tensor("prior", prior)
         prior = prior.unsqueeze(-1) if vector_labels and prior.ndim == features.ndim - 1 else prior
         if prior.shape[-2:] != (d, C):
             raise ShapeError(
                 f"prior has shape {tuple(prior.shape)}; it must be (*B, d, C) = (*B, {d}, {C}) like the weight."
             )
-    if isinstance(penalty, Tensor) and (penalty.ndim < 1 or penalty.shape[-1] != d):
-        raise ShapeError(
-            f"penalty has shape {tuple(penalty.shape)}; it must be (*B, d) with d = {d}, one number a feature."
-        )
+    if penalty is not None:
+        checks.require_tensor("penalty", penalty)
+        if penalty.ndim < 1 or penalty.shape[-1] != d:
+            raise ShapeError(
+                f"penalty has shape {tuple(penalty.shape)}; it must be (*B, d) with d = {d}, one number a feature."
+            )
     return vector_labels, [
         Argument("features", features, 2),
         Argument("labels", labels, 2),
-        Argument("lam", lam, 1, "nonnegative"),
+        Argument("lam", lam, 1, "nonnegative", required=True),
         Argument("sample_weight", sample_weight, 1, "nonnegative"),
         Argument("prior", prior, 2),
         Argument("penalty", penalty, 1, "positive"),

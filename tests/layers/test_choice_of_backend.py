@@ -88,7 +88,7 @@ def test_capabilities_are_listed():
     report = backends()
     assert report["torch"].double_backward
     assert not report["cvxpylayers"].double_backward
-    assert "cuda" in report["torch"].devices
+    assert report["torch"].devices == ("cpu", "cuda")  # mps has no float64
     assert report["cvxpylayers"].devices == ("cpu",)
     assert "ridge" in report["torch"].problems
 
@@ -118,7 +118,7 @@ def test_explain_takes_modules_and_other_backends_and_refuses_what_the_layer_ref
     assert explain(Ridge(0.5, backend="cvxpylayers"), X, Y).backend == "cvxpylayers"
     with pytest.raises(ShapeError):
         explain(ridge, X, Y[:3])
-    with pytest.raises(UnsupportedError, match="solves no convex problem"):
+    with pytest.raises(UnsupportedError, match="announced no convex problem"):
         explain(torch.nn.Linear(4, 2, dtype=torch.float64), X)
     assert ridge(X, Y).info.ok  # and nothing stays switched on
 
@@ -131,3 +131,56 @@ def test_the_first_call_of_a_process_may_be_compiled():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "(3, 2)", done.stderr
+
+
+def test_threads_that_come_first_see_the_whole_registry(monkeypatch):
+    inside, go = threading.Event(), threading.Event()
+
+    class Slow(Point):
+        def load(self):
+            inside.set()
+            assert go.wait(10)
+            return self.made
+
+    points = [Slow("slow", Backend("slow"))]
+    monkeypatch.setattr(REGISTRY, "_REGISTRY", dict(REGISTRY._REGISTRY))
+    monkeypatch.setattr(REGISTRY, "_loaded", False)
+    monkeypatch.setattr(REGISTRY, "entry_points", lambda group: points)
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append("slow" in backends())) for _ in range(2)]
+    threads[0].start()
+    assert inside.wait(10)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert threads[1].is_alive()  # it waits, instead of seeing half of it
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert seen == [True, True]
+
+
+def test_compiled_layers_are_at_hand_while_another_is_compiled():
+    guard = pytest.importorskip("convexdistill.layers.backends.cvxpylayers_backend.guard")
+    cache, building, go = guard.Cache(), threading.Event(), threading.Event()
+    first = object()
+    assert cache.get("first", lambda: first) is first
+
+    def slow():
+        building.set()
+        assert go.wait(10)
+        return "second"
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(cache.get("second", slow))) for _ in range(2)]
+    threads[0].start()
+    assert building.wait(10)
+    threads[1].start()
+    hit = threading.Thread(target=lambda: found.append(cache.get("first", lambda: None)))
+    hit.start()
+    hit.join(5)
+    assert found == [first]
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert found == [first, "second", "second"]
+    assert len(cache) == 2

@@ -7,6 +7,7 @@ loaded with the first look at the registry.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 
 from convexdistill.errors import (
     BackendUnavailableError,
+    DtypeError,
     ParameterRangeError,
     UnknownNameError,
     UnsupportedError,
@@ -47,7 +49,8 @@ _REGISTRY: dict[str, Backend] = {
 }
 _AUTO: dict[type, Backend] = {}  # what "auto" means, worked out once for each class of problem
 _CHOSEN: ContextVar[str | None] = ContextVar("backend", default=None)
-_loaded = False
+_loaded = _loading = False
+_LOADING = threading.RLock()  # one thread looks for packages, the others wait for what it finds
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,11 @@ def register_backend(backend: Backend, *, overwrite: bool = False) -> None:
         overwrite: whether it may take the place of one with the same name.
 
     Raises:
+        DtypeError: it is no :class:`Backend`.
         ParameterRangeError: the name is taken, or is the reserved word ``"auto"``.
     """
+    if not isinstance(backend, Backend):
+        raise DtypeError(f"backend must be a Backend, got {type(backend).__qualname__}; see docs/layers.md.")
     if backend.name == "auto":
         raise ParameterRangeError('a backend cannot be called "auto"; choose another name.')
     if backend.name in _registry() and not overwrite:
@@ -113,14 +119,17 @@ def register_backend(backend: Backend, *, overwrite: bool = False) -> None:
 def use_backend(name: str) -> Iterator[None]:
     """Let ``backend="auto"`` mean one backend inside a ``with`` block, in this thread or task.
 
-    A ``backend=`` that is given by name wins over it.
+    A ``backend=`` that is given by name wins over it. ``ridge_in_chunks`` and ``factorize``, which only the
+    torch backend has, raise in a block that asks for another. What chooses λ (``select_lam`` and the
+    leave-one-out scores) is always computed in PyTorch.
 
     Args:
         name: a registered backend, or ``"auto"`` for the usual choice.
 
     Raises:
         UnknownNameError: no backend of that name is registered.
-        UnsupportedError: at a solve inside the block: the backend has no solver for the problem.
+        UnsupportedError: at a solve inside the block: the backend has no solver for the problem, or the layer is
+            the torch backend's alone.
 
     Example:
         >>> import torch
@@ -139,18 +148,31 @@ def use_backend(name: str) -> Iterator[None]:
 
 def _registry() -> dict[str, Backend]:
     """The registry, with the backends of other packages."""
-    global _loaded
     if not _loaded and not torch.compiler.is_compiling():  # torch.compile cannot trace a search for packages
-        _loaded = True
-        for point in entry_points(group=ENTRY_POINTS):
-            try:
-                backend = point.load()
-                if not isinstance(backend, Backend):
-                    raise TypeError(f"it is a {type(backend).__qualname__}, not a Backend")
-                register_backend(backend)
-            except Exception as error:  # a broken plug-in must not take the layers with it
-                warnings.warn(f"the backend {point.name!r} of {point.value} was left out: {error}", stacklevel=2)
+        _load()
     return _REGISTRY
+
+
+def _load() -> None:
+    """Add the backends of other packages, once."""
+    global _loaded, _loading
+    with _LOADING:
+        if _loaded or _loading:  # another thread was quicker, or a package asks for backends while it is imported
+            return
+        _loading = True
+        try:
+            for point in entry_points(group=ENTRY_POINTS):
+                try:
+                    backend = point.load()
+                    if not isinstance(backend, Backend):
+                        raise TypeError(f"it is a {type(backend).__qualname__}, not a Backend")
+                    register_backend(backend)
+                except Exception as error:  # a broken plug-in must not take the layers with it
+                    message = f"the backend {point.name!r} of {point.value} was left out: {error}"
+                    warnings.warn(message, stacklevel=4)
+        finally:
+            _loading = False
+        _loaded = True
 
 
 def _named(name: str) -> Backend | None:
@@ -161,7 +183,7 @@ def _named(name: str) -> Backend | None:
     """
     if name == "auto":
         return None
-    if name not in _registry():
+    if not isinstance(name, str) or name not in _registry():
         known = ", ".join(repr(word) for word in ("auto", *_REGISTRY))
         raise UnknownNameError(f"backend={name!r} is not known; use one of {known}.")
     return _REGISTRY[name]
@@ -196,6 +218,26 @@ def select(name: str, problem: type) -> Backend:
         others = ", ".join(repr(b.name) for b in _REGISTRY.values() if problem in b.solvers)
         raise UnsupportedError(f"backend={name!r} does not solve a {problem.__name__}; use one of {others}.")
     return backend
+
+
+def capable(problem: type) -> tuple[str, ...]:
+    """The names of the backends that solve a class of problem here, under every transform."""
+    able = (b for b in _registry().values() if problem in b.solvers and b.transforms)
+    return tuple(b.name for b in able if b.unavailable() is None)
+
+
+def require_torch(layer: str) -> None:
+    """Refuse ``use_backend`` around a layer that only the torch backend has.
+
+    Raises:
+        UnsupportedError: another backend was chosen for this block.
+    """
+    chosen = _CHOSEN.get()
+    if chosen not in (None, "torch"):
+        raise UnsupportedError(
+            f"{layer} runs in the torch backend only, and use_backend({chosen!r}) asks for another; "
+            f'call it outside of the block, or inside use_backend("torch").'
+        )
 
 
 def _best(problem: type) -> Backend:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from convexdistill.errors import UnknownNameError
 
@@ -136,3 +137,15 @@ def inside_transform(*tensors: Tensor) -> bool:
     if any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors):
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def inside_dual_level() -> bool:
+    """Whether a ``torch.autograd.forward_ad.dual_level`` is open: tensors may carry forward-mode derivatives."""
+    return forward_ad._current_level >= 0
+
+
+def has_tangent(*tensors: Any) -> bool:
+    """Whether any of the tensors carries a forward-mode derivative; other values carry none."""
+    return inside_dual_level() and any(
+        forward_ad.unpack_dual(t).tangent is not None for t in tensors if isinstance(t, Tensor)
+    )

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from convexdistill.errors import NotConvergedError, NumericalWarning, UnsupportedError
+from convexdistill.layers.backends.cvxpylayers_backend.guard import COMPILING
 
 GRADIENT_ACCEPT = 1e-8
 SOLVERS = ("none", "moreau", "clarabel", "scs")
-
-# cvxpy switches modes by module globals while it compiles.
-_COMPILING = threading.Lock()
 
 
 class Compiled:
@@ -81,7 +79,7 @@ class Compiled:
                 # there: a problem of its own, with the same expressions, has a cache of its own.
                 fresh = cp.Problem(self.problem.objective, self.problem.constraints)
                 try:
-                    with _COMPILING:
+                    with COMPILING:
                         self._layer = torch_layers.CvxpyLayer(
                             fresh, list(self.parameters), list(self.variables), solver=plug, gp=self.gp
                         )

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexdistill.errors import ParameterRangeError
+from convexdistill.errors import ParameterRangeError, ShapeError, UnsupportedError
+from convexdistill.layers import checks
 from convexdistill.layers.backends import select
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.failure import POLICIES
@@ -49,42 +50,93 @@ class LayerModule(nn.Module):
 
 
 class RegularisedModule(LayerModule):
-    """A module with λ: a number, or a parameter ``log_lam``, which keeps it positive.
+    """A module with λ: fixed, or a parameter ``log_lam``, which keeps it positive.
 
     Args:
         problem: as in :class:`LayerModule`.
-        lam: λ ≥ 0; the starting value when it is learnt, then > 0.
+        lam: λ ≥ 0, a number or a tensor () or (C,), one for each column of the labels; the starting value when it
+            is learnt, then > 0.
         learn_lam: whether λ is a parameter.
         options: as in :class:`LayerModule`.
 
     Raises:
+        DtypeError: ``lam`` is neither a number nor a floating-point tensor.
         ParameterRangeError: ``lam`` is negative or not finite, or zero with ``learn_lam=True``.
     """
 
     log_lam: nn.Parameter | None
+    _columns: Tensor | None
 
-    def __init__(self, problem: type, lam: float, learn_lam: bool, **options: Any) -> None:
+    def __init__(self, problem: type, lam: float | Tensor, learn_lam: bool, **options: Any) -> None:
         super().__init__(problem, **options)
-        lam = float(lam)
-        if not (math.isfinite(lam) and lam >= 0):
-            raise ParameterRangeError(f"lam is {lam}, but lam must be finite and >= 0.")
-        if learn_lam and lam == 0:
+        self.learn_lam = learn_lam
+        self.register_parameter("log_lam", None)
+        self.register_buffer("_columns", None)
+        self._number: float = 0.0
+        lam = _valid(lam)
+        if not learn_lam:
+            self.lam = lam
+            return
+        start = lam if isinstance(lam, Tensor) else torch.tensor(lam)
+        if bool((start == 0).any()):
             raise ParameterRangeError(
                 "lam is 0, which learn_lam=True cannot start from, since it learns log(lam); give a positive lam."
             )
-        self.lam = lam
-        self.learn_lam = learn_lam
-        self.register_parameter("log_lam", nn.Parameter(torch.tensor(math.log(lam))) if learn_lam else None)
+        log = start.log() if isinstance(lam, Tensor) else torch.tensor(math.log(lam))
+        self.register_parameter("log_lam", nn.Parameter(log))
+
+    @property
+    def lam(self) -> float | Tensor:
+        """λ as it is now: a number, or a tensor (C,) without gradient. May be assigned where it is not learnt."""
+        if self.log_lam is not None:
+            found = self.log_lam.detach().exp()
+            return found if found.ndim else found.item()
+        return self._number if self._columns is None else self._columns
+
+    @lam.setter
+    def lam(self, value: float | Tensor) -> None:
+        if self.learn_lam:
+            raise UnsupportedError(
+                "lam is learnt (learn_lam=True): it is exp(log_lam), and cannot be assigned. Set the parameter "
+                "under torch.no_grad(): layer.log_lam.fill_(math.log(value)); or build one with learn_lam=False."
+            )
+        value = _valid(value)
+        self._columns = value if isinstance(value, Tensor) else None
+        self._number = 0.0 if isinstance(value, Tensor) else value
 
     def current_lam(self, features: Tensor, lam: float | Tensor | None = None) -> float | Tensor:
         """λ for a solve: the one given, or else the module's own in the dtype of the features."""
         if lam is not None:
             return lam
-        dtype = getattr(features, "dtype", None)
-        return self.lam if self.log_lam is None else self.log_lam.exp().to(dtype)
+        own = self.lam if self.log_lam is None else self.log_lam.exp()
+        return own.to(getattr(features, "dtype", None)) if isinstance(own, Tensor) else own
 
     def extra_repr(self) -> str:
         """λ as it is now, and the options that differ from the defaults."""
-        lam = self.lam if self.log_lam is None else math.exp(self.log_lam.item())
-        words = [f"lam={lam:g}"] + (["learn_lam=True"] if self.learn_lam else []) + [super().extra_repr()]
+        lam = self.lam
+        shown = f"[{', '.join(f'{x:g}' for x in lam.tolist())}]" if isinstance(lam, Tensor) else f"{lam:g}"
+        words = [f"lam={shown}"] + (["learn_lam=True"] if self.learn_lam else []) + [super().extra_repr()]
         return ", ".join(filter(None, words))
+
+
+def _valid(lam: float | Tensor) -> float | Tensor:
+    """λ as a number, or as a tensor (C,) without gradient.
+
+    Raises:
+        DtypeError: it is neither.
+        ParameterRangeError: it is negative or not finite.
+        ShapeError: it is a tensor with more than one dimension.
+    """
+    if isinstance(lam, Tensor):
+        lam = checks.require_tensor("lam", lam).detach()
+        if lam.ndim > 1 or not lam.numel():
+            raise ShapeError(f"lam has shape {tuple(lam.shape)}; a module takes (), or (C,), one for each column.")
+        checks.require_sign("lam", lam)
+        if not bool(lam.isfinite().all()):
+            raise ParameterRangeError(f"lam is {lam.tolist()}, but lam must be finite and >= 0.")
+        return lam.clone() if lam.ndim else lam.item()
+    checks.require_number("lam", lam)
+    lam = float(lam)
+    if not (math.isfinite(lam) and lam >= 0):
+        raise ParameterRangeError(f"lam is {lam}, but lam must be finite and >= 0.")
+    return lam

@@ -15,8 +15,10 @@ class ConstrainedRidge(RegularisedModule):
     """Constrained ridge as a module; see :func:`convexdistill.layers.constrained_ridge` for every option.
 
     Args:
-        lam: λ ≥ 0; the starting value when it is learnt, then > 0.
-        learn_lam: whether λ is a parameter, stored as ``log_lam`` so that it stays positive.
+        lam: λ ≥ 0, a number or a tensor (C,), one for each column; the starting value when it is
+            learnt, then > 0.
+        learn_lam: whether λ is a parameter, stored as ``log_lam`` (of the shape of ``lam``) so that it stays
+            positive; ``lam`` is then read-only.
         constraint: as in ``constrained_ridge``; bounds go to ``forward``.
         intercept: as in ``constrained_ridge``.
         backend: as in ``constrained_ridge``.
@@ -25,6 +27,7 @@ class ConstrainedRidge(RegularisedModule):
 
     Raises:
         BackendUnavailableError: the backend cannot run here.
+        DtypeError: ``lam`` is neither a number nor a floating-point tensor.
         ParameterRangeError: ``lam`` is negative or not finite, or zero with ``learn_lam=True``.
         UnknownNameError: an option is no known word.
 
@@ -38,7 +41,7 @@ class ConstrainedRidge(RegularisedModule):
 
     def __init__(
         self,
-        lam: float = 1.0,
+        lam: float | Tensor = 1.0,
         *,
         learn_lam: bool = False,
         constraint: str = "nonnegative",

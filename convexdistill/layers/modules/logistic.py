@@ -14,8 +14,10 @@ class LogisticRegression(RegularisedModule):
     """Logistic regression on soft labels; see :func:`convexdistill.layers.logistic_regression` for every option.
 
     Args:
-        lam: λ ≥ 0, scikit-learn's 1/C; the starting value when it is learnt, then > 0.
-        learn_lam: whether λ is a parameter, stored as ``log_lam`` so that it stays positive.
+        lam: λ ≥ 0, scikit-learn's 1/C, a number or a tensor (C,), one for each column; the starting value when
+            it is learnt, then > 0.
+        learn_lam: whether λ is a parameter, stored as ``log_lam`` (of the shape of ``lam``) so that it stays
+            positive; ``lam`` is then read-only.
         intercept: as in ``logistic_regression``.
         backend: as in ``logistic_regression``.
         form: as in ``logistic_regression``.
@@ -24,6 +26,7 @@ class LogisticRegression(RegularisedModule):
 
     Raises:
         BackendUnavailableError: the backend cannot run here.
+        DtypeError: ``lam`` is neither a number nor a floating-point tensor.
         ParameterRangeError: ``lam`` is negative or not finite, or zero with ``learn_lam=True``.
         UnknownNameError: an option is no known word.
 
@@ -38,7 +41,7 @@ class LogisticRegression(RegularisedModule):
 
     def __init__(
         self,
-        lam: float = 1.0,
+        lam: float | Tensor = 1.0,
         *,
         learn_lam: bool = False,
         intercept: str = "none",

@@ -16,8 +16,10 @@ class Ridge(RegularisedModule):
     """Ridge regression as a module; see :func:`convexdistill.layers.ridge` for every option.
 
     Args:
-        lam: λ ≥ 0; the starting value when it is learnt, then > 0.
-        learn_lam: whether λ is a parameter, stored as ``log_lam`` so that it stays positive.
+        lam: λ ≥ 0, a number or a tensor (C,), one for each column; the starting value when it is
+            learnt, then > 0.
+        learn_lam: whether λ is a parameter, stored as ``log_lam`` (of the shape of ``lam``) so that it stays
+            positive; ``lam`` is then read-only.
         intercept: as in ``ridge``.
         backend: as in ``ridge``.
         form: as in ``ridge``.
@@ -26,6 +28,7 @@ class Ridge(RegularisedModule):
 
     Raises:
         BackendUnavailableError: the backend cannot run here.
+        DtypeError: ``lam`` is neither a number nor a floating-point tensor.
         ParameterRangeError: ``lam`` is negative or not finite, or zero with ``learn_lam=True``.
         UnknownNameError: an option is no known word.
 
@@ -40,7 +43,7 @@ class Ridge(RegularisedModule):
 
     def __init__(
         self,
-        lam: float = 1.0,
+        lam: float | Tensor = 1.0,
         *,
         learn_lam: bool = False,
         intercept: str = "none",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -12,23 +13,26 @@ from convexdistill.layers.problems.ridge import RidgeProblem
 from convexdistill.layers.ridge import ridge
 from convexdistill.layers.selection import CRITERIA, check_grid, select_lam
 from convexdistill.layers.solution import LinearFit
+from convexdistill.layers.status import Status
 
 
 class RidgeCV(LayerModule):
     """Ridge regression with λ from a grid, by leave-one-out or generalised cross-validation.
 
     λ is chosen anew for every fit and every batch element; gradients flow through the fit at that λ, not through
-    the choice.
+    the choice. To learn λ by descent take ``Ridge(learn_lam=True)``; to choose it once for many fits,
+    :func:`~convexdistill.layers.select_lam`.
 
     Args:
         lams: the grid, numbers > 0.
         criterion: ``"loo"`` or ``"gcv"``.
         per_target: whether each column of the labels has a λ of its own.
         intercept: as in :func:`convexdistill.layers.ridge`.
-        backend: as in ``ridge``.
+        backend: as in ``ridge``, of the fit; λ is chosen by the closed form of the scores, in PyTorch.
         form: as in ``ridge``.
         method: as in ``ridge``.
-        on_failure: as in ``ridge``.
+        on_failure: as in ``ridge``, of the choice and of the fit. With ``"nan"``, an element for which no λ of the
+            grid has a score is NaN and reported as singular.
 
     Raises:
         BackendUnavailableError: the backend cannot run here.
@@ -44,6 +48,7 @@ class RidgeCV(LayerModule):
     """
 
     intercept: str
+    on_failure: str
 
     def __init__(
         self,
@@ -80,8 +85,15 @@ class RidgeCV(LayerModule):
             per_target=self.per_target,
             sample_weight=sample_weight,
             intercept=self.intercept,
+            on_failure=self.on_failure,
         )
-        return ridge(features, labels, chosen.lam, sample_weight=sample_weight, **self.options())
+        fit = ridge(features, labels, chosen.lam, sample_weight=sample_weight, **self.options())
+        if self.on_failure != "nan":
+            return fit
+        # Where no λ has a score there is none to fit with, though the inputs are in order.
+        undetermined = chosen.score.isinf().any(-1)
+        status = fit.info.status.masked_fill(undetermined, int(Status.SINGULAR))
+        return replace(fit, info=replace(fit.info, status=status))
 
     def extra_repr(self) -> str:
         """The grid, and the options that differ from the defaults."""

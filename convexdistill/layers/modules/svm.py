@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from convexdistill.errors import ParameterRangeError
@@ -16,8 +17,10 @@ class LinearSVM(RegularisedModule):
     """A linear SVM as a module; see :func:`convexdistill.layers.linear_svm` for every option.
 
     Args:
-        lam: λ > 0; the starting value when it is learnt.
-        learn_lam: whether λ is a parameter, stored as ``log_lam`` so that it stays positive.
+        lam: λ > 0, a number or a tensor (C,), one for each column; the starting value when it is
+            learnt.
+        learn_lam: whether λ is a parameter, stored as ``log_lam`` (of the shape of ``lam``) so that it stays
+            positive; ``lam`` is then read-only.
         kind: as in ``linear_svm``.
         intercept: as in ``linear_svm``.
         backend: as in ``linear_svm``.
@@ -27,6 +30,7 @@ class LinearSVM(RegularisedModule):
 
     Raises:
         BackendUnavailableError: the backend cannot run here.
+        DtypeError: ``lam`` is neither a number nor a floating-point tensor.
         ParameterRangeError: ``lam`` is not positive, or not finite.
         UnknownNameError: an option is no known word.
 
@@ -41,7 +45,7 @@ class LinearSVM(RegularisedModule):
 
     def __init__(
         self,
-        lam: float = 1.0,
+        lam: float | Tensor = 1.0,
         *,
         learn_lam: bool = False,
         kind: str = "crammer-singer",
@@ -63,7 +67,7 @@ class LinearSVM(RegularisedModule):
             method=method,
             on_failure=on_failure,
         )
-        if self.lam == 0:
+        if bool((torch.as_tensor(self.lam) == 0).any()):
             raise ParameterRangeError("lam is 0, but a support vector machine needs lam > 0.")
 
     def forward(

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from convexdistill.layers.backends.base import Backend
 from convexdistill.layers.backends.cvxpylayers_backend.logistic import solve_logistic
+from convexdistill.layers.backends.cvxpylayers_backend.plans import plan_logistic, plan_quadratic, plan_ridge
 from convexdistill.layers.backends.cvxpylayers_backend.quadratic import solve_quadratic
 from convexdistill.layers.backends.cvxpylayers_backend.ridge import solve_ridge
 from convexdistill.layers.problems.logistic import LogisticProblem
@@ -24,6 +25,7 @@ def unavailable() -> str | None:
 BACKEND = Backend(
     name="cvxpylayers",
     solvers={RidgeProblem: solve_ridge, LogisticProblem: solve_logistic, QuadraticProblem: solve_quadratic},
+    plans={RidgeProblem: plan_ridge, LogisticProblem: plan_logistic, QuadraticProblem: plan_quadratic},
     summary="convex programs through cvxpylayers (MOREAU where installed, else DIFFCP); first derivatives only",
     double_backward=False,
     transforms=False,

@@ -35,11 +35,15 @@ from torch import Tensor
 from convexdistill.errors import BackendUnavailableError, NotConvergedError, UnsupportedError
 from convexdistill.layers.backends.base import inside_transform
 
+METHODS = ("auto", "moreau", "diffcp")
 CACHE_SIZE = 32
 MAX_REFINEMENTS = 8
 ANSWER_TARGET = 1e-12
 GRADIENT_TARGET = 1e-11
 GRADIENT_ACCEPT = 1e-8
+
+# cvxpy switches modes by module globals while it compiles: one problem at a time, in the whole process.
+COMPILING = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +81,20 @@ class Cache:
     def get(self, key: Hashable, build: Callable[[], Compiled]) -> Compiled:
         """The layer of this key; ``build()`` makes it when it is not there."""
         with self._lock:
-            if key not in self._entries:
-                self._entries[key] = build()
-            self._entries.move_to_end(key)
-            while len(self._entries) > self.size:
-                self._entries.popitem(last=False)
-            return self._entries[key]
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        with COMPILING:  # takes seconds: those who find theirs compiled do not wait for it
+            with self._lock:
+                made = self._entries.get(key)
+            if made is None:
+                made = build()
+            with self._lock:
+                self._entries[key] = made
+                self._entries.move_to_end(key)
+                while len(self._entries) > self.size:
+                    self._entries.popitem(last=False)
+        return made
 
     def clear(self) -> None:
         """Forget every layer."""
@@ -206,7 +218,7 @@ class _Guarded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
-        if torch._C._functorch.is_functorch_wrapped_tensor(cotangent):
+        if inside_transform(cotangent):
             raise UnsupportedError(_TRANSFORM)
         parameters = ctx.saved_tensors
         if ctx.inner is None:  # nothing was solved: an empty batch, or a solver that gave up
@@ -328,16 +340,6 @@ def no_second_order(grad: Tensor, *depends_on: Tensor) -> Tensor:
     """A gradient that raises :class:`~convexdistill.errors.UnsupportedError` when it is differentiated."""
     tied: Tensor = _NoSecondOrder.apply(grad, *depends_on)
     return tied
-
-
-def refuse_transforms() -> None:
-    """Raise inside a ``torch.func`` transform.
-
-    Raises:
-        UnsupportedError: a transform is running.
-    """
-    if inside_transform():
-        raise UnsupportedError(_TRANSFORM)
 
 
 class _NoSecondOrder(torch.autograd.Function):

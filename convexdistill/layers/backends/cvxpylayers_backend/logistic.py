@@ -23,13 +23,13 @@ from torch import Tensor
 from convexdistill.errors import NotConvergedError, UnsupportedError
 from convexdistill.layers.backends.base import Solved, SolveOptions, pick
 from convexdistill.layers.backends.cvxpylayers_backend import guard
+from convexdistill.layers.backends.cvxpylayers_backend.guard import METHODS
 from convexdistill.layers.backends.torch_backend.logistic.implicit import pull_back
 from convexdistill.layers.backends.torch_backend.logistic.newton_descent import Descent, descend
 from convexdistill.layers.backends.torch_backend.logistic.softmax import hessian_apply, without_shift
 from convexdistill.layers.backends.torch_backend.logistic.solver import gauged_rows, reported
 from convexdistill.layers.problems.logistic import LogisticProblem
 
-METHODS = ("auto", "moreau", "diffcp")
 LARGEST = 1000  # n·C, the number of exponential cones
 NEAR = 1e-3  # relative gradient above which a conic answer is not one that Newton steps may improve
 GRADIENT_TARGET, GRADIENT_ACCEPT = 1e-11, 1e-8
@@ -50,7 +50,6 @@ def solve_logistic(problem: LogisticProblem, options: SolveOptions) -> Solved:
     """
     pick("method", options.method, METHODS, 'with backend="cvxpylayers"')
     solver = guard.require_solver(options.method)
-    guard.refuse_transforms()
     n, D = problem.features.shape[-2:]
     C, batch = problem.labels.shape[-1], problem.batch_shape
     if max(n, D) * C > LARGEST:

@@ -28,6 +28,7 @@ from torch import Tensor
 from convexdistill.errors import NotConvergedError
 from convexdistill.layers.backends.base import Solved, SolveOptions, pick
 from convexdistill.layers.backends.cvxpylayers_backend import guard
+from convexdistill.layers.backends.cvxpylayers_backend.guard import METHODS
 from convexdistill.layers.backends.torch_backend.quadratic.active_set import ACCEPT_BELOW, correct
 from convexdistill.layers.backends.torch_backend.quadratic.diagnosis import diagnose
 from convexdistill.layers.backends.torch_backend.quadratic.interior_point import Iterate, equilibrate
@@ -36,7 +37,6 @@ from convexdistill.layers.backends.torch_backend.quadratic.solver import flatten
 from convexdistill.layers.problems.quadratic import QuadraticProblem, relative, times, violation
 from convexdistill.layers.status import Status
 
-METHODS = ("auto", "moreau", "diffcp")
 KEPT_BELOW = 1e-10  # violation of the KKT conditions by an answer of the solver that is kept as it is
 GRADIENT_TARGET = 1e-11
 GRADIENT_ACCEPT = 1e-8
@@ -57,7 +57,6 @@ def solve_quadratic(problem: QuadraticProblem, options: SolveOptions) -> Solved:
     """
     pick("method", options.method, METHODS, 'with backend="cvxpylayers"')
     solver = guard.require_solver(options.method)
-    guard.refuse_transforms()
     P, q, R, b = flatten(problem)
     shape, e = problem.shape, problem.equalities
     record: dict[str, Tensor] = {}

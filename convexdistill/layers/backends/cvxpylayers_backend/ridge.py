@@ -24,9 +24,8 @@ from torch import Tensor
 from convexdistill.errors import UnsupportedError
 from convexdistill.layers.backends.base import Solved, SolveOptions, pick
 from convexdistill.layers.backends.cvxpylayers_backend import guard
+from convexdistill.layers.backends.cvxpylayers_backend.guard import METHODS
 from convexdistill.layers.problems.ridge import RidgeProblem
-
-METHODS = ("auto", "moreau", "diffcp")
 
 CACHE = guard.Cache()
 

@@ -42,7 +42,7 @@ BACKEND = Backend(
         QuadraticProblem: plan_quadratic,
     },
     summary="closed forms in PyTorch: batched, any device, double backward, torch.func, compile",
-    devices=("cpu", "cuda", "mps"),
+    devices=("cpu", "cuda"),
     double_backward=True,
     transforms=True,
     priority=100,

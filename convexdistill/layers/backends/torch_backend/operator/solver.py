@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 
 from convexdistill.errors import NotConvergedError, NumericalWarning, UnsupportedError
-from convexdistill.layers.backends.base import Plan, Solved, SolveOptions, inside_transform, pick
+from convexdistill.layers.backends.base import (
+    Plan,
+    Solved,
+    SolveOptions,
+    has_tangent,
+    inside_dual_level,
+    inside_transform,
+    pick,
+)
 from convexdistill.layers.backends.first_order import first_order
 from convexdistill.layers.backends.torch_backend.operator import preconditioners
 from convexdistill.layers.backends.torch_backend.operator.krylov import (
@@ -42,6 +50,10 @@ METHODS = ("auto", "cg", "lsmr")
 HIDDEN = (
     "ridge_matrix_free looks at values to know when it has converged, which torch.func transforms and "
     "torch.compile hide; use leading batch dimensions instead of vmap, or the dense layer ridge."
+)
+FORWARD = (
+    "ridge_matrix_free has no forward-mode derivatives; use backward(), or the dense layer "
+    "convexdistill.layers.ridge, which has both."
 )
 SECOND = (
     "ridge_matrix_free has no gradients of gradients; use the dense layer convexdistill.layers.ridge, whose "
@@ -71,9 +83,9 @@ def solve_operator(problem: OperatorProblem, options: SolveOptions) -> Solved:
     """Solve by conjugate gradients or LSMR.
 
     Raises:
-        UnsupportedError: values are hidden, or what was asked for does not go together.
+        UnsupportedError: values are hidden, an input is a dual number, or what was asked for does not go together.
     """
-    if not options.data_dependent:
+    if inside_transform():
         raise UnsupportedError(HIDDEN)
     methods = plan_operator(problem, options).methods
     batch = problem.batch_shape
@@ -88,8 +100,10 @@ def solve_operator(problem: OperatorProblem, options: SolveOptions) -> Solved:
         found, method = _iterate(problem, methods, precondition, Y.detach(), None)
         residual = problem.residual(found.x)
     W, A = found.x, problem.A
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or inside_dual_level():
         F = A.rmatmul(Y - A.matmul(W)) - lam * W
+        if has_tangent(F):  # dual numbers may be hidden in whatever A's products use, but F knows
+            raise UnsupportedError(FORWARD)
         if F.requires_grad:
             index = methods.index(method)
 

@@ -23,8 +23,8 @@ from convexdistill.layers.chunk_plan import Chunks, Sizes, columns_at_once
 from convexdistill.layers.problems.base import TINY
 
 HIDDEN = (
-    "ridge_in_chunks does not run under torch.func transforms or torch.compile; use leading batch dimensions, or "
-    "convexdistill.layers.ridge."
+    "ridge_in_chunks does not run under torch.func transforms, torch.compile, forward mode or batched gradients; "
+    "use leading batch dimensions, or convexdistill.layers.ridge."
 )
 SECOND = (
     "ridge_in_chunks has no gradients of gradients; use convexdistill.layers.ridge, whose solves are "

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convexdistill.layers.backends.base import Plan
 from convexdistill.layers.backends.torch_backend.ridge.factors import FACTORS, REFINED
 from convexdistill.layers.backends.torch_backend.ridge.implicit import solve
 from convexdistill.layers.backends.torch_backend.ridge.solver import (
@@ -176,6 +177,14 @@ def _hold_out(parts: Design, lam: Tensor, data_dependent: bool) -> HeldOut:
     lost = ~(left.detach() > LOST * n**0.5 * scale)  # true for NaN
     form = "dual" if wide else "primal"
     return HeldOut(R, left.unsqueeze(-1), lost.unsqueeze(-1), form, *solved[1:])
+
+
+def plan(X: Tensor, s: Tensor | None, intercept: str, data_dependent: bool) -> Plan:
+    """What :func:`hold_out` would run, and why."""
+    n, k = X.shape[-2], X.shape[-1] + (intercept != "none")
+    wide = n <= k and not (data_dependent and _zero_needs_gradient(s))
+    why = f"n={n} {'<=' if n <= k else '>'} {k} columns, and every example is left out in closed form"
+    return Plan("dual" if wide else "primal", tuple(FACTORS) if data_dependent else ("cholesky",), why)
 
 
 def _zero_needs_gradient(s: Tensor | None) -> bool:
