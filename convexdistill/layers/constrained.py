@@ -115,7 +115,7 @@ def constrained_ridge(
         assert Y is not None
         assert lam is not None
         plain, recover = reduce(X, Y, lam, v["sample_weight"], intercept)
-        P, q = _objective(plain.features, plain.labels, lam, v)
+        P, q, least = _objective(plain.features, plain.labels, lam, v)
         low, high = _effective(v, constraint)
 
         def within(V: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -123,8 +123,8 @@ def constrained_ridge(
             return _snap(W, low, high), b
 
         if constraint == "simplex":
-            return _on_simplex(P, q, low, high, d, within)
-        return _in_box(P, q, low, high, d, within)
+            return _on_simplex(P, q, least, low, high, d, within)
+        return _in_box(P, q, least, low, high, d, within)
 
     return pipeline.run(
         QuadraticProblem,
@@ -191,8 +191,8 @@ def _effective(v: Values, constraint: str) -> tuple[Tensor | None, Tensor | None
     return low, high
 
 
-def _objective(X: Tensor, Y: Tensor, lam: Tensor, v: Values) -> tuple[Tensor, Tensor]:
-    """P (*B, C or 1, d, d) and q (*B, C, d) of the module's docstring.
+def _objective(X: Tensor, Y: Tensor, lam: Tensor, v: Values) -> tuple[Tensor, Tensor, Tensor]:
+    """P (*B, C or 1, d, d) and q (*B, C, d) of the module's docstring, and what λ adds to every eigenvalue of P.
 
     Args:
         X: design, (*B, n, d); d counts the column of ones of a penalized intercept.
@@ -209,7 +209,7 @@ def _objective(X: Tensor, Y: Tensor, lam: Tensor, v: Values) -> tuple[Tensor, Te
     q = -(weighted.mT @ Y).mT
     if prior is not None:
         q = q - diagonal * _pad(prior.mT, d, 0.0)
-    return P, q
+    return P, q, diagonal.detach().amin(-1)
 
 
 def _snap(W: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
@@ -223,18 +223,30 @@ def _snap(W: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
 
 
 def _in_box(
-    P: Tensor, q: Tensor, low: Tensor | None, high: Tensor | None, bounded: int, recover: Recover
+    P: Tensor,
+    q: Tensor,
+    least: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    bounded: int,
+    recover: Recover,
 ) -> tuple[QuadraticProblem, Recover]:
     """A program for every column, with bounds on its first entries."""
     C, d = q.shape[-2:]
     eye = torch.eye(bounded, d, dtype=q.dtype, device=q.device)
     rows, bounds = _bounds(eye, low, high, bounded, C)
-    problem = QuadraticProblem(P, q, rows, bounds)
+    problem = QuadraticProblem(P, q, rows, bounds, curvature=least)
     return problem, lambda x: recover(x.mT)
 
 
 def _on_simplex(
-    P: Tensor, q: Tensor, low: Tensor | None, high: Tensor | None, bounded: int, recover: Recover
+    P: Tensor,
+    q: Tensor,
+    least: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+    bounded: int,
+    recover: Recover,
 ) -> tuple[QuadraticProblem, Recover]:
     """One program in all columns, one after the other, with Σ_c W_jc = 1."""
     C, d = q.shape[-2:]
@@ -251,6 +263,7 @@ def _on_simplex(
         torch.cat([sums, rows], -2),
         torch.cat([bounds.new_ones(*bounds.shape[:-1], bounded), bounds], -1),
         equalities=bounded,
+        curvature=least.amin(-1, keepdim=True),
     )
     return problem, lambda x: recover(x.reshape(*x.shape[:-2], C, d).mT)
 

@@ -56,6 +56,17 @@ def explain(layer: Callable[..., Any], *arguments: Any, **options: Any) -> Expla
         torch/dual/cholesky then qr then svd for a RidgeProblem: n=50 < d=85, so a 50×50 system; the next \
 method runs only where the last was not accurate
     """
+    told = announced(layer, *arguments, **options)
+    plan = told.plan()
+    return Explanation(told.problem, told.backend, plan.form, plan.methods, plan.why)
+
+
+def announced(layer: Callable[..., Any], *arguments: Any, **options: Any) -> Announcement:
+    """What a layer announces right before its solve, where it is stopped.
+
+    Raises:
+        UnsupportedError: ``layer`` announces nothing; it has run then.
+    """
     found: list[Announcement] = []
 
     def listen(announcement: Announcement) -> None:
@@ -73,5 +84,4 @@ method runs only where the last was not accurate
         raise UnsupportedError(
             f"{layer!r} ran, and announced no convex problem that it solves; give a layer's function or module."
         )
-    plan = found[0].plan()
-    return Explanation(found[0].problem, found[0].backend, plan.form, plan.methods, plan.why)
+    return found[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,21 +36,31 @@ class Announcement:
         problem: what it is called.
         backend: who solves it.
         plan: () -> how.
+        instance: the problem itself, where a registered solver is to solve it.
+        options: what that solver is asked for.
     """
 
     problem: str
     backend: str
     plan: Callable[[], Plan]
+    instance: Problem | None = None
+    options: SolveOptions | None = None
 
 
 # explain() listens here, and stops the road before the solve.
 LISTENER: ContextVar[Callable[[Announcement], None] | None] = ContextVar("listener", default=None)
 
 
-def announce(problem: str, backend: str, plan: Callable[[], Plan]) -> None:
+def announce(
+    problem: str,
+    backend: str,
+    plan: Callable[[], Plan],
+    instance: Problem | None = None,
+    options: SolveOptions | None = None,
+) -> None:
     """Say what would be solved now, if anybody listens; every layer does so right before its solve."""
     if (listener := LISTENER.get()) is not None:
-        listener(Announcement(problem, backend, plan))
+        listener(Announcement(problem, backend, plan, instance, options))
 
 
 def run(
@@ -108,7 +119,8 @@ def run(
     problem, recover = build(values)
     options = SolveOptions(form, method, on_failure, data_dependent=not hidden and may_look(on_failure, values))
     if not hidden:
-        announce(problem_class.__name__, solver.name, lambda: plan_of(solver, problem, options))
+        plan = partial(plan_of, solver, problem, options)
+        announce(problem_class.__name__, solver.name, plan, problem, options)
     solved = solver.solvers[problem_class](problem, options)
     if not solver.transforms:
         solved = capabilities.guard_gradient(solver, problem_class, solved)

@@ -36,8 +36,8 @@ _MESSAGES = {
         "scale the inputs, raise lam where there is one, or take another method."
     ),
     Status.SINGULAR: (
-        "The linear system is singular to working precision, so the answer is not unique; "
-        "raise lam, or drop features that repeat each other."
+        "The linear system is singular to working precision, so the answer is not unique, or cannot be told "
+        "from others; raise lam, or drop features that repeat each other."
     ),
     Status.NONFINITE_INPUT: ("An input holds NaN or infinity, so there is no answer; look upstream of the layer."),
     Status.INVALID_INPUT: (

@@ -25,7 +25,8 @@ class Case:
     """A layer, and inputs on which every check can run.
 
     Attributes:
-        name: the word for the problem, as in ``backends()[...].problems``.
+        name: the word for the case; ``check_backend(problems=…)`` takes it, or the name of its problem in
+            ``backends()[...].problems``, which stands for all its cases.
         problem: the class of problem that a backend registers a solver for.
         layer: ``layer(**inputs, backend=..., on_failure=...)``.
         make: ``make(batch, generator)`` -> float64 inputs by argument name, all differentiable; each has
@@ -33,6 +34,8 @@ class Case:
         tolerance: relative, of answers that two backends give to the same problem.
         gradient_tolerance: relative, of gradients against differences.
         weighted: whether the layer takes ``sample_weight``.
+        vectors: whether labels may be vectors.
+        intercepts: the words for ``intercept=`` that the layer takes.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Case:
     tolerance: float = 1e-7
     gradient_tolerance: float = 1e-5
     weighted: bool = True
+    vectors: bool = True
+    intercepts: tuple[str, ...] = ("none", "free", "penalized")
 
 
 def regression(n: int, d: int, columns: int) -> Callable[[tuple[int, ...], torch.Generator], Inputs]:
@@ -80,6 +85,19 @@ def classification(n: int, d: int, columns: int) -> Callable[[tuple[int, ...], t
     return make
 
 
+def regression_with_prior(batch: tuple[int, ...], generator: torch.Generator) -> Inputs:
+    """A prior and a penalty for each feature beside the inputs of regression."""
+    made = regression(9, 4, 3)(batch, generator)
+    prior = torch.randn(*batch, 4, 3, dtype=torch.float64, generator=generator)
+    penalty = 0.5 + torch.rand(*batch, 4, dtype=torch.float64, generator=generator)
+    return {**made, "prior": prior, "penalty": penalty}
+
+
+def centred_ridge(**given: Any) -> LinearFit:
+    """Ridge with a free intercept."""
+    return layers.ridge(**{"intercept": "free", **given})
+
+
 def simplex_ridge(**given: Any) -> LinearFit:
     """Ridge with rows of the weight on the simplex."""
     return layers.constrained_ridge(constraint="simplex", **given)
@@ -95,13 +113,26 @@ CASES: dict[str, Case] = {
     for case in (
         Case("ridge", RidgeProblem, layers.ridge, regression(9, 4, 3)),
         Case("ridge, more features than examples", RidgeProblem, layers.ridge, regression(4, 7, 2)),
-        Case("least squares", LeastSquaresProblem, layers.least_squares, unregularised),
+        Case("ridge with a prior, penalties and an intercept", RidgeProblem, centred_ridge, regression_with_prior),
+        Case(
+            "least squares",
+            LeastSquaresProblem,
+            layers.least_squares,
+            unregularised,
+            intercepts=("none", "free"),
+        ),
         Case("kernel ridge", KernelRidgeProblem, layers.kernel_ridge, kernel),
         Case("logistic regression", LogisticProblem, layers.logistic_regression, classification(9, 4, 3)),
         Case("constrained ridge", QuadraticProblem, layers.constrained_ridge, regression(9, 4, 3)),
-        Case("ridge on the simplex", QuadraticProblem, simplex_ridge, regression(9, 4, 3)),
-        Case("svm", QuadraticProblem, layers.linear_svm, classification(9, 4, 3)),
+        Case("ridge on the simplex", QuadraticProblem, simplex_ridge, regression(9, 4, 3), vectors=False),
+        Case("svm", QuadraticProblem, layers.linear_svm, classification(9, 4, 3), vectors=False),
         Case("svm, one against the rest", QuadraticProblem, one_vs_rest, classification(9, 4, 3)),
-        Case("svm, more features than examples", QuadraticProblem, layers.linear_svm, classification(5, 7, 3)),
+        Case(
+            "svm, more features than examples",
+            QuadraticProblem,
+            layers.linear_svm,
+            classification(5, 7, 3),
+            vectors=False,
+        ),
     )
 }

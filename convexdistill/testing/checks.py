@@ -1,43 +1,55 @@
 """The promises of a backend, one function each: ``check(case, backend, seed)`` raises AssertionError.
 
-They are what ``CHECKS`` lists by name; each goes through the public layer, as a user would.
+With those of ``derivative_checks.py`` and ``argument_checks.py`` they are what ``CHECKS`` lists by name;
+each goes through the public layer, as a user would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
-from convexdistill.errors import ConvexDistillError, NonFiniteInputError, UnsupportedError
+from convexdistill.errors import ConvexDistillError, NonFiniteInputError
 from convexdistill.layers import Status
 from convexdistill.layers.backends import registered
-from convexdistill.layers.solution import LinearFit
+from convexdistill.layers.backends.base import SolveOptions
+from convexdistill.layers.explain import announced
 from convexdistill.testing.cases import Case, Inputs
-
-CHECKS: dict[str, Callable[[Case, str, int], None]] = {}
-
-
-def check(function: Callable[[Case, str, int], None]) -> Callable[[Case, str, int], None]:
-    """Put a check on the list."""
-    CHECKS[function.__name__] = function
-    return function
+from convexdistill.testing.common import (
+    NotApplicable,
+    broadcastable,
+    check,
+    close,
+    expect,
+    fitted,
+    inputs,
+    random_like,
+)
 
 
 @check
 def answers_are_optimal(case: Case, backend: str, seed: int) -> None:
     """Every element's residual is small, its status says so, and what ran is on record."""
-    fit = case.layer(**inputs(case, (3,), seed), backend=backend)
+    given = inputs(case, (3,), seed)
+    fit = case.layer(**given, backend=backend)
     expect(bool((fit.info.residual <= 1e-8).all()), f"residuals {fit.info.residual.tolist()}")
     expect(fit.info.status.tolist() == [0] * 3, f"status {fit.info.status.tolist()}")
     expect(fit.info.backend == backend, f"info.backend is {fit.info.backend!r}")
+    told = announced(case.layer, **given, backend=backend)
+    problem, solver = told.instance, registered(backend).solvers[case.problem]
+    assert problem is not None
+    solved = solver(problem, told.options or SolveOptions())
+    residual = problem.residual(solved.answer, solved.dual)  # never the one that the backend reports
+    expect(bool((residual <= 1e-8).all()), f"the residual of the answer is {residual.tolist()}")
 
 
 @check
 def answers_agree_with_torch(case: Case, backend: str, seed: int) -> None:
     """The answer is that of the torch backend."""
+    if backend == "torch":
+        raise NotApplicable("torch cannot be compared with itself")
     given = inputs(case, (2,), seed)
     close(
         fitted(case.layer(**given, backend=backend)), fitted(case.layer(**given, backend="torch")), case.tolerance
@@ -180,7 +192,7 @@ def nan_is_refused_by_name(case: Case, backend: str, seed: int) -> None:
 def repeated_rows_are_weights(case: Case, backend: str, seed: int) -> None:
     """An example that stands there twice counts like one of weight 2."""
     if not case.weighted:
-        return
+        raise NotApplicable("the layer takes no weights")
     given = inputs(case, (), seed)
     weights = torch.ones(given["labels"].shape[0], dtype=torch.float64)
     weights[0] = 2
@@ -196,54 +208,6 @@ def repeated_rows_are_weights(case: Case, backend: str, seed: int) -> None:
         close(found.weight, folded, case.tolerance)
     else:
         close(fitted(found), fitted(expected), case.tolerance)
-
-
-@check
-def second_derivatives_are_right_or_refused(case: Case, backend: str, seed: int) -> None:
-    """Gradients of gradients match differences, or raise UnsupportedError; a term is never dropped."""
-    given = inputs(case, (), seed, grad=True)
-    tensors = list(given.values())
-
-    def slope(at: list[Tensor], graph: bool) -> Tensor:
-        answer = fitted(case.layer(**dict(zip(given, at, strict=True)), backend=backend))
-        grads = torch.autograd.grad(answer.square().sum(), at, create_graph=graph)
-        return torch.stack([(g * random_like(g, seed + i)).sum() for i, g in enumerate(grads)]).sum()
-
-    if not registered(backend).double_backward:
-        try:
-            torch.autograd.grad(slope(tensors, True), tensors)
-        except UnsupportedError:
-            return
-        raise AssertionError("the backend says it has no second derivatives, and returns some")
-    found = torch.autograd.grad(slope(tensors, True), tensors)
-    directions = [random_like(t, seed + 7) for t in tensors]
-    if "gram" in given:
-        directions = [v + v.mT if k == "gram" else v for k, v in zip(given, directions, strict=True)]
-    step = 1e-5
-    ends = []
-    for sign in (1, -1):
-        moved = [(t.detach() + sign * step * v).requires_grad_() for t, v in zip(tensors, directions, strict=True)]
-        ends.append(slope(moved, False))
-    expected = (ends[0] - ends[1]) / (2 * step)
-    close(torch.stack([(g * v).sum() for g, v in zip(found, directions, strict=True)]).sum(), expected, 1e-4)
-
-
-@check
-def transforms_work_or_are_refused(case: Case, backend: str, seed: int) -> None:
-    """torch.func.vmap gives what leading dimensions give, or raises UnsupportedError."""
-    given = inputs(case, (3,), seed)
-
-    def solve(values: Inputs) -> Tensor:
-        return fitted(case.layer(**values, backend=backend))
-
-    if registered(backend).transforms:
-        close(torch.func.vmap(solve)(given), solve(given), case.tolerance)
-        return
-    try:
-        torch.func.vmap(solve)(given)
-    except UnsupportedError:
-        return
-    raise AssertionError("the backend says it does not run under transforms, and does")
 
 
 @check
@@ -269,38 +233,3 @@ def errors_are_our_own(case: Case, backend: str, seed: int) -> None:
         expect("no such method" in str(error), f"the message is {error}")
     else:
         raise AssertionError("a method that does not exist was accepted")
-
-
-def inputs(case: Case, batch: tuple[int, ...], seed: int, *, grad: bool = False) -> Inputs:
-    """The case's inputs for a batch shape, from a seed."""
-    made = case.make(batch, torch.Generator().manual_seed(seed))
-    return {k: v.requires_grad_(grad) for k, v in made.items()}
-
-
-def fitted(fit: LinearFit) -> Tensor:
-    """Everything that was fitted, in one tensor: (*B, d, C), with a row more for an intercept."""
-    return fit.weight if fit.intercept is None else torch.cat([fit.weight, fit.intercept.unsqueeze(-2)], -2)
-
-
-def broadcastable(name: str, shared: Tensor, others: Inputs) -> Tensor:
-    """A shared input beside batched ones; labels need the batch dimension, or they would read as vectors."""
-    return shared.unsqueeze(0) if name in ("labels", "lam") or "gram" in others else shared
-
-
-def random_like(tensor: Tensor, seed: int) -> Tensor:
-    """Gaussian values of a shape, from a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator)
-
-
-def close(found: Tensor, expected: Tensor, tolerance: float, what: str = "answer") -> None:
-    """Assert that the largest difference is small beside the largest value."""
-    error = float((found - expected).detach().abs().max()) if found.numel() else 0.0
-    size = max(float(expected.detach().abs().max()) if expected.numel() else 0.0, 1e-30)
-    expect(error <= tolerance * size, f"{what}: relative difference {error / size:.1e}, allowed {tolerance:.0e}")
-
-
-def expect(condition: bool, message: str) -> None:
-    """Assert, also where Python runs without assertions."""
-    if not condition:
-        raise AssertionError(message)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from convexdistill.layers.backends import select
+from convexdistill.errors import UnsupportedError
+from convexdistill.layers.backends import problem_name, registered, select
 from convexdistill.layers.backends.base import pick
 from convexdistill.testing.cases import CASES
-from convexdistill.testing.checks import CHECKS
+from convexdistill.testing.common import CHECKS, NotApplicable
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Report:
 
     Attributes:
         backend: the backend that was checked.
-        outcomes: one for every problem and check.
+        outcomes: one for every case, and check that applies to it.
     """
 
     backend: str
@@ -66,7 +68,8 @@ def check_backend(
 
     Args:
         backend: its registered name.
-        problems: names of cases in ``CASES``. Default: all that the backend has a solver for.
+        problems: names of problems as in ``backends()[...].problems``, or of single cases in ``CASES``. Default:
+            all that the backend has a solver for.
         checks: names of checks in ``CHECKS``. Default: all.
         seed: of the random inputs.
 
@@ -76,23 +79,38 @@ def check_backend(
     Raises:
         UnknownNameError: a backend, problem or check has another name.
         BackendUnavailableError: the backend cannot run here.
-        UnsupportedError: it does not solve a problem that was asked for.
+        UnsupportedError: it does not solve a problem that was asked for, or there is nothing to check.
     """
-    for problem in problems or ():
-        pick("problem", problem, tuple(CASES))
-        select(backend, CASES[problem].problem)
+    registered(backend)
+    names = solved_cases(backend) if problems is None else tuple(dict.fromkeys(chain(*map(_cases, problems))))
+    for name in names:
+        select(backend, CASES[name].problem)
     for check in checks or ():
         pick("check", check, tuple(CHECKS))
-    names = tuple(problems) if problems is not None else solved_cases(backend)
+    if not names or (checks is not None and not checks):
+        raise UnsupportedError(
+            f"there is nothing to check: backend={backend!r} solves none of {', '.join(map(repr, CASES))}."
+            if problems is None
+            else "there is nothing to check: problems and checks must not be empty; leave them out to take all."
+        )
     return Report(backend, tuple(_outcomes(backend, names, tuple(checks or CHECKS), seed)))
 
 
 def solved_cases(backend: str) -> tuple[str, ...]:
     """The names of the cases that a backend has a solver for."""
-    from convexdistill.layers.backends import registered
-
     solvers = registered(backend).solvers
     return tuple(name for name, case in CASES.items() if case.problem in solvers)
+
+
+def _cases(name: str) -> tuple[str, ...]:
+    """The cases that a word stands for: those of a problem as ``backends()`` calls it, or one by its name.
+
+    Raises:
+        UnknownNameError: it is neither.
+    """
+    found = tuple(case.name for case in CASES.values() if problem_name(case.problem) == name)
+    known = dict.fromkeys([*map(problem_name, (case.problem for case in CASES.values())), *CASES])
+    return found or (pick("problem", name, tuple(known)),)
 
 
 def _outcomes(backend: str, problems: tuple[str, ...], checks: tuple[str, ...], seed: int) -> Iterator[Outcome]:
@@ -100,6 +118,8 @@ def _outcomes(backend: str, problems: tuple[str, ...], checks: tuple[str, ...], 
         for check in checks:
             try:
                 CHECKS[check](CASES[problem], backend, seed)
+            except NotApplicable:
+                continue
             except AssertionError as error:
                 yield Outcome(problem, check, str(error) or "failed")
             except Exception as error:

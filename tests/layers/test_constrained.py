@@ -245,3 +245,22 @@ def test_the_module_is_the_function():
     with pytest.raises(UnknownNameError, match="constraint"):
         ConstrainedRidge(constraint="cone")
     assert "4 variables" in str(explain(constrained_ridge, *data(8, 4)))
+
+
+@pytest.mark.parametrize("scale", [3e3, 1e4, 2e4])
+def test_badly_conditioned_problems_with_lam_are_solved_and_not_called_singular(scale):
+    generator = torch.Generator().manual_seed(0)
+    X, Y = (scale * torch.randn(1, k, dtype=torch.float64, generator=generator) for k in (8, 2))
+    fit = constrained_ridge(X, Y, 1e-2, constraint="box", lower=-0.5, upper=0.5)  # condition up to 4e11
+    rows = np.vstack([X.numpy(), 0.1 * np.eye(8)])
+    columns = [
+        lsq_linear(rows, np.concatenate([y.numpy(), np.zeros(8)]), (-0.5, 0.5), method="bvls", tol=1e-15).x
+        for y in Y.mT
+    ]
+    expected = torch.tensor(np.stack(columns, 1))
+    assert fit.info.ok
+    assert relative(fit.weight, expected) < 1e-3  # rounding in XᵀX times the condition
+    wide = constrained_ridge(X, Y, 1e-2, constraint="box", lower=-1e9)
+    assert relative(wide.weight, ridge(X, Y, 1e-2).weight) < 1e-3
+    with pytest.raises(SingularSystemError):
+        constrained_ridge(X, Y, 0.0, constraint="box", lower=-0.5, upper=0.5)

@@ -7,6 +7,7 @@ loaded with the first look at the registry.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ class BackendReport:
         available: whether it can run here.
         reason: why not, and how to mend it; empty when it can.
         summary: one sentence about it.
-        problems: the problems it solves, such as ``("ridge",)``.
+        problems: the problems it solves, such as ``("ridge", "kernel ridge")``.
         double_backward: whether gradients of gradients are supported.
         transforms: whether it runs under ``torch.func`` transforms (``vmap``, forward mode) and ``torch.compile``.
         devices: kinds of device that its solves run on; inputs elsewhere are copied there and back.
@@ -253,6 +254,11 @@ def _best(problem: type) -> Backend:
     raise UnsupportedError(f"no available backend solves a {problem.__name__}.")
 
 
+def problem_name(problem: type) -> str:
+    """What a class of problem is called in ``backends()``: ``"kernel ridge"`` for ``KernelRidgeProblem``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", problem.__name__.removesuffix("Problem")).lower()
+
+
 def _report(backend: Backend) -> BackendReport:
     reason = backend.unavailable()
     return BackendReport(
@@ -260,7 +266,7 @@ def _report(backend: Backend) -> BackendReport:
         available=reason is None,
         reason=reason or "",
         summary=backend.summary,
-        problems=tuple(p.__name__.removesuffix("Problem").lower() for p in backend.solvers),
+        problems=tuple(map(problem_name, backend.solvers)),
         double_backward=backend.double_backward,
         transforms=backend.transforms,
         devices=backend.devices,

@@ -39,6 +39,8 @@ class QuadraticProblem:
             would determine it), and that row counts as active.
         unique: (k,) bool, which variables must be unique (an answer that is not is reported as singular), or None
             for all.
+        curvature: (*B, L), a lower bound of the eigenvalues of P that is known beforehand, or None: where it is
+            not negligible beside ‖P‖ the answer is unique, however badly conditioned.
         form: what a layer calls this way of writing its problem, for the record.
     """
 
@@ -49,6 +51,7 @@ class QuadraticProblem:
     equalities: int = 0
     slack: Tensor | None = None
     unique: Tensor | None = None
+    curvature: Tensor | None = None
     form: str = "primal"
 
     @property

@@ -33,7 +33,7 @@ from convexdistill.layers.backends.torch_backend.quadratic.active_set import ACC
 from convexdistill.layers.backends.torch_backend.quadratic.diagnosis import diagnose
 from convexdistill.layers.backends.torch_backend.quadratic.interior_point import Iterate, equilibrate
 from convexdistill.layers.backends.torch_backend.quadratic.slacks import Priceless, priceless
-from convexdistill.layers.backends.torch_backend.quadratic.solver import flatten
+from convexdistill.layers.backends.torch_backend.quadratic.solver import flatten, strictly_convex
 from convexdistill.layers.problems.quadratic import QuadraticProblem, relative, times, violation
 from convexdistill.layers.status import Status
 
@@ -154,7 +154,8 @@ class _Reference(torch.autograd.Function):
         guess = Iterate(
             x.nan_to_num(), y.nan_to_num(), active, torch.zeros_like(active[..., 0], dtype=torch.int64)
         )
-        best_x, best_y, active, settled, _ = correct(P, q, R, b, e, problem.unique, guess)
+        strict = strictly_convex(problem, P)
+        best_x, best_y, active, settled, _ = correct(P, q, R, b, strict, e, problem.unique, guess)
         x = torch.where(polished.unsqueeze(-1), best_x, x)
         y = torch.where(polished.unsqueeze(-1), best_y, y)
         record.update(y=y, settled=settled, polished=polished)

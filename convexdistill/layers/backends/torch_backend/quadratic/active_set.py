@@ -50,7 +50,14 @@ class Found(NamedTuple):
 
 
 def search(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, equalities: int
+    P: Tensor,
+    q: Tensor,
+    R: Tensor,
+    b: Tensor,
+    strict: Tensor,
+    slack: Tensor | None,
+    unique: Tensor | None,
+    equalities: int,
 ) -> Found:
     """Solve N programs and find their active rows, anywhere: eagerly, under transforms, and when compiling.
 
@@ -59,18 +66,26 @@ def search(
         q: (N, k).
         R: (N, r, k).
         b: (N, r).
+        strict: (N,) bool, where P is known to be positive definite.
         slack: (k,) bool or None.
         unique: (k,) bool or None.
         equalities: how many rows are equalities.
     """
-    inputs = [None if t is None else t.detach() for t in (P, q, R, b, slack, unique)]
+    inputs = [None if t is None else t.detach() for t in (P, q, R, b, strict, slack, unique)]
     if torch.compiler.is_compiling():
         return Found(*_search_op(*inputs, equalities))
     return Found(*differentiable(_Search, _Search, *inputs, equalities))
 
 
 def _search(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, e: int
+    P: Tensor,
+    q: Tensor,
+    R: Tensor,
+    b: Tensor,
+    strict: Tensor,
+    slack: Tensor | None,
+    unique: Tensor | None,
+    e: int,
 ) -> tuple[Tensor, ...]:
     """The search itself, on tensors whose values can be seen."""
     N, r = b.shape
@@ -80,7 +95,7 @@ def _search(
         inside = Iterate(torch.zeros_like(q), torch.zeros_like(b), flags, steps)
     else:
         inside = _inside(P, q, R, b, slack, e)
-    x, y, active, settled, error = correct(P, q, R, b, e, unique, inside)
+    x, y, active, settled, error = correct(P, q, R, b, strict, e, unique, inside)
     # Where rows of R repeat each other, the multipliers of least norm may be negative, those from inside are not.
     other = violation(P, q, R, b, e, x, inside.y)
     y = torch.where((other < error).unsqueeze(-1), inside.y, y)
@@ -107,7 +122,14 @@ def _inside(P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, e:
 
 
 def correct(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, e: int, unique: Tensor | None, inside: Iterate
+    P: Tensor,
+    q: Tensor,
+    R: Tensor,
+    b: Tensor,
+    strict: Tensor,
+    e: int,
+    unique: Tensor | None,
+    inside: Iterate,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """x, y, active, settled and the violation, after corrections of the set that the method proposed."""
     active = inside.active
@@ -117,8 +139,8 @@ def correct(
     for attempt in range(CORRECTIONS):
         rows, m = select(active)
         K, f = system(P, q, R, b, rows, m)
-        factor = kkt.factorise(K, q.shape[-1])
-        free = kkt.determined(K, factor, q.shape[-1], None)
+        factor = kkt.factorise(K, q.shape[-1], strict)
+        free = strict | kkt.determined(K, factor, q.shape[-1], None)
         start = _start(inside, rows, m, free)
         V = kkt.solve(K, f, start, factor).squeeze(-1)
         new_x = V[..., : q.shape[-1]]
@@ -128,7 +150,7 @@ def correct(
         better = error < best
         x, y = _where(better, new_x, x), _where(better, new_y, y)
         kept = _where(better, active, kept)
-        held = free if unique is None else kkt.determined(K, factor, q.shape[-1], unique)
+        held = free if unique is None else strict | kkt.determined(K, factor, q.shape[-1], unique)
         settled = torch.where(better, held, settled)
         best = torch.where(better, error, best)
         wrong = torch.where(active, -multiplier, -slack)
@@ -180,7 +202,7 @@ class _Search(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        return (None,) * 7
+        return (None,) * 8
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
@@ -190,25 +212,41 @@ class _Search(torch.autograd.Function):
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
         """A mapped dimension is one more batch dimension."""
         size, data = info.batch_size, []
-        for tensor, dim in zip(inputs[:4], in_dims[:4], strict=True):
+        for tensor, dim in zip(inputs[:5], in_dims[:5], strict=True):
             front = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
             data.append(front.flatten(0, 1))
-        found = search(*data, *inputs[4:])
+        found = search(*data, *inputs[5:])
         return tuple(t.unflatten(0, (size, -1)) for t in found), (0,) * 6
 
 
 @torch.library.custom_op("convexdistill::quadratic_search", mutates_args=())
 def _search_op(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, equalities: int
+    P: Tensor,
+    q: Tensor,
+    R: Tensor,
+    b: Tensor,
+    strict: Tensor,
+    slack: Tensor | None,
+    unique: Tensor | None,
+    equalities: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The search as one opaque operation, whose loops ``torch.compile`` need not follow."""
-    x, y, active, settled, reported, steps = (t.clone() for t in _search(P, q, R, b, slack, unique, equalities))
+    x, y, active, settled, reported, steps = (
+        t.clone() for t in _search(P, q, R, b, strict, slack, unique, equalities)
+    )
     return x, y, active, settled, reported, steps
 
 
 @_search_op.register_fake
 def _(
-    P: Tensor, q: Tensor, R: Tensor, b: Tensor, slack: Tensor | None, unique: Tensor | None, equalities: int
+    P: Tensor,
+    q: Tensor,
+    R: Tensor,
+    b: Tensor,
+    strict: Tensor,
+    slack: Tensor | None,
+    unique: Tensor | None,
+    equalities: int,
 ) -> tuple[Tensor, ...]:
     N = q.shape[0]
     flags = torch.empty_like(b, dtype=torch.bool)

@@ -54,15 +54,20 @@ def assemble(P: Tensor, R: Tensor, m: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def factorise(K: Tensor, k: int) -> Factor:
-    """Scale, regularise and factor K, whose first k unknowns are x."""
+def factorise(K: Tensor, k: int, strict: Tensor) -> Factor:
+    """Scale, regularise and factor K, whose first k unknowns are x.
+
+    ``strict``, (N,) bool, says where P is positive definite: there x needs no regularisation, and gets none, as it
+    would hide what P says along its flattest directions.
+    """
     K = K.detach()
     scale, size = torch.ones_like(K[..., 0]), K.abs()
     for _ in range(RUIZ_STEPS):
         largest = scale * (size * scale.unsqueeze(-2)).amax(-1)
         scale = scale * torch.where(largest > 0, largest, 1.0).rsqrt()
-    sign = torch.where(torch.arange(K.shape[-1], device=K.device) < k, 1.0, -1.0).to(K.dtype)
-    scaled = scale.unsqueeze(-1) * K * scale.unsqueeze(-2) + REGULARISATION * torch.diag(sign)
+    of_x = torch.arange(K.shape[-1], device=K.device) < k
+    sign = torch.where(of_x, (~strict).to(K.dtype).unsqueeze(-1), -1.0)
+    scaled = scale.unsqueeze(-1) * K * scale.unsqueeze(-2) + REGULARISATION * torch.diag_embed(sign)
     LU, pivots, _ = torch.linalg.lu_factor_ex(scaled)
     return Factor(LU, pivots, scale)
 

@@ -18,6 +18,7 @@ from convexdistill.layers.backends.torch_backend.quadratic.active_set import sea
 from convexdistill.layers.problems.quadratic import QuadraticProblem
 
 METHODS = ("auto", "interior-point")
+STRICT_ABOVE = 1e-12  # of ‖P‖: least eigenvalue at which forming P has left something of it
 
 
 def plan_quadratic(problem: QuadraticProblem, options: SolveOptions) -> Plan:
@@ -38,8 +39,9 @@ def solve_quadratic(problem: QuadraticProblem, options: SolveOptions) -> Solved:
     pick("method", options.method, METHODS, 'with backend="torch"')
     shape = problem.shape
     P, q, R, b = flatten(problem)
-    found = search(P, q, R, b, problem.slack, problem.unique, problem.equalities)
-    x = attach(P, q, R, b, found.x, found.y, found.active, found.settled, options)
+    strict = strictly_convex(problem, P)
+    found = search(P, q, R, b, strict, problem.slack, problem.unique, problem.equalities)
+    x = attach(P, q, R, b, strict, found.x, found.y, found.active, found.settled, options)
     answer, dual = x.reshape(*shape, q.shape[-1]), found.y.reshape(*shape, b.shape[-1])
     return Solved(
         answer,
@@ -63,11 +65,20 @@ def flatten(problem: QuadraticProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return flat[0], flat[1], flat[2], flat[3]
 
 
+def strictly_convex(problem: QuadraticProblem, P: Tensor) -> Tensor:
+    """(N,) bool: where P, (N, k, k), is positive definite, by what is known of its least eigenvalue."""
+    size = torch.linalg.matrix_norm(P.detach())
+    if problem.curvature is None:
+        return torch.zeros_like(size, dtype=torch.bool)
+    return problem.curvature.detach().expand(problem.shape).reshape(-1) > STRICT_ABOVE * size
+
+
 def attach(
     P: Tensor,
     q: Tensor,
     R: Tensor,
     b: Tensor,
+    strict: Tensor,
     x: Tensor,
     y: Tensor,
     active: Tensor,
@@ -81,6 +92,7 @@ def attach(
         q: (N, k).
         R: (N, r, k).
         b: (N, r).
+        strict: (N,) bool, where P is known to be positive definite.
         x: the answer without gradient, (N, k): it stays where the rows leave x open.
         y: its multipliers, (N, r).
         active: (N, r) bool.
@@ -93,7 +105,7 @@ def attach(
         rows = torch.arange(b.shape[-1], device=b.device).expand(b.shape)
         m = active.to(b.dtype)
     K, f = system(P, q, R, b, rows, m)
-    factor = kkt.factorise(K, q.shape[-1])
+    factor = kkt.factorise(K, q.shape[-1], strict)
     point = torch.cat([x, y.gather(-1, rows) * m], -1)
     start = torch.where(settled.unsqueeze(-1), 0.0, point).unsqueeze(-1)
     V = kkt.solve(K, f, start, factor, "nan" if not options.data_dependent else options.on_failure)
