@@ -70,7 +70,8 @@ def strictly_convex(problem: QuadraticProblem, P: Tensor) -> Tensor:
     size = torch.linalg.matrix_norm(P.detach())
     if problem.curvature is None:
         return torch.zeros_like(size, dtype=torch.bool)
-    return problem.curvature.detach().expand(problem.shape).reshape(-1) > STRICT_ABOVE * size
+    strict: Tensor = problem.curvature.detach().expand(problem.shape).reshape(-1) > STRICT_ABOVE * size
+    return strict
 
 
 def attach(
