@@ -45,16 +45,19 @@ class Setting:
 
 
 @functools.lru_cache(maxsize=1)
-def prepared(target: str, data_root: str | None) -> tuple[list[ImageData], ImageData, cd.Moments]:
-    """The three splits, the part of the train split that labels are solved for, and its moments."""
+def prepared(
+    target: str, data_root: str | None
+) -> tuple[list[ImageData], ImageData, cd.Moments, cd.distill.TargetFeatures]:
+    """The three splits, the part of the train split that labels are solved for, its moments and its features."""
     splits = [cd.data.load(target, split=split, root=data_root) for split in ("train", "validation", "test")]
     order = torch.randperm(len(splits[0]), generator=generator(0, "part of the target"))
     part = splits[0].subset(order[:TARGET_IMAGES].sort().values)
-    return splits, part, cd.accumulate(cd.features.pool("convnet", POOL), part)
+    pool = cd.features.pool("convnet", POOL)
+    return splits, part, cd.accumulate(pool, part), cd.distill.TargetFeatures.of(pool, part)
 
 
 def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
-    (train, validation, test), part, moments = prepared(setting.target, data_root)
+    (train, validation, test), part, moments, features = prepared(setting.target, data_root)
     across = setting.source is not None
     source = cd.data.load(setting.source, root=data_root) if across else train
     base = cd.select.choose(source, setting.size, balanced=not across, seed=setting.seed)
@@ -63,7 +66,7 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
     squared = cd.distill.closed_form(moments, base, gamma=GAMMA)
     seconds["squared"] = time.perf_counter() - start
     start = time.perf_counter()
-    crossed = cd.distill.cross_entropy(moments.pool, part, base, gamma=GAMMA, recipe="centred")
+    crossed = cd.distill.cross_entropy(features, part, base, gamma=GAMMA, recipe="centred")
     seconds["cross-entropy"] = time.perf_counter() - start
     candidates = [*both("cross-entropy", crossed.labels), *both("squared", squared.labels)]
     if across:
@@ -160,7 +163,7 @@ def sections(records: Sequence[Record], goals: dict[tuple[str | None, str, int, 
             f"**{best.labels}: {best.accuracy_mean:.1f} %**.{verdict} The solves took "
             f"{_mean(r['result']['seconds']['squared'] for r in group):.1f} s (squared, moments given) and "
             f"{_mean(r['result']['seconds']['cross-entropy'] for r in group):.1f} s (cross-entropy, features "
-            f"included) on shared cores; largest duality gap "
+            f"given) on shared cores; largest duality gap "
             f"{max(r['result']['duality_gap'] for r in group):.0e}. "
             f"{first['test_images']:,} test images, best constant {first['constant']:.1f} %.",
             "",

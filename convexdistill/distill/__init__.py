@@ -10,6 +10,7 @@ from collections.abc import Callable
 from convexdistill.distill.alternate import alternate, best_pool
 from convexdistill.distill.closed_form import check_settings, closed_form
 from convexdistill.distill.cross_entropy import check_softmax_settings, cross_entropy
+from convexdistill.distill.target_features import TargetFeatures
 from convexdistill.distill.trained import trained_pool
 from convexdistill.distilled import DistilledSet
 
@@ -24,4 +25,13 @@ CHECKS: dict[str, Callable[..., None]] = {
     "alternate": check_softmax_settings,
 }
 
-__all__ = ["CHECKS", "METHODS", "alternate", "best_pool", "closed_form", "cross_entropy", "trained_pool"]
+__all__ = [
+    "CHECKS",
+    "METHODS",
+    "TargetFeatures",
+    "alternate",
+    "best_pool",
+    "closed_form",
+    "cross_entropy",
+    "trained_pool",
+]

@@ -9,19 +9,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from convexdistill import layers, progress
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill.assemble import check_positive, check_validation, distilled_set
 from convexdistill.distill.choose import choose_setting, settle
 from convexdistill.distill.crosscheck import cross_check
 from convexdistill.distill.forms import check_recipe, forms
-from convexdistill.distill.responses import Response
 from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
+from convexdistill.distill.target_features import TargetFeatures, absolute
 from convexdistill.distilled import DistilledSet, fresh_network
-from convexdistill.errors import ParameterRangeError, UnknownNameError
-from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, Shape, extract
-from convexdistill.seeds import generator
+from convexdistill.errors import InvalidInputError, UnknownNameError
+from convexdistill.features import ExtractorSpec, ModuleSpec, Shape
 from convexdistill.select import BaseExamples
 from convexdistill.training import Recipe
 
@@ -29,12 +27,10 @@ PRIORS = ("zero", "teacher")
 # γ that is tried for each prior where none is given, the largest first: each solve starts from the one before.
 GAMMAS = {"zero": (0.1, 0.01), "teacher": (1.0, 0.1)}
 DEFAULT_GAMMA = 0.1
-# Weight decay of the full-data heads, relative: next to nothing on thousands of images, and enough to be unique.
-TEACHER_GAMMA = 1e-3
 
 
 def cross_entropy(
-    pool: Sequence[ExtractorSpec | ModuleSpec],
+    pool: Sequence[ExtractorSpec | ModuleSpec] | TargetFeatures,
     target: ImageData,
     base: BaseExamples,
     validation: ImageData | None = None,
@@ -66,7 +62,8 @@ def cross_entropy(
     extractor: 160 MB for 5 extractors, 20,000 images and 200 base examples.
 
     Args:
-        pool: specifications of the extractors; see :func:`convexdistill.features.pool`.
+        pool: specifications of the extractors; see :func:`convexdistill.features.pool`. Or what they make of the
+            target, :meth:`TargetFeatures.of`, to be shared by several base sets.
         target: the labelled target set.
         base: base examples, from the target's train split or from any other data set.
         validation: the target's validation split; it chooses γ, prior, recipe and steps where they are not
@@ -100,20 +97,19 @@ def cross_entropy(
         ('logit', True)
     """
     check_softmax_settings(lam, gamma, prior, recipe, label_scale, target_images)
-    if not pool:
-        raise ParameterRangeError("a pool needs at least one extractor, found none")
-    target.refuse_test("as target set")
     check_validation(validation, target.classes, target.shape)
     where = resolve_device(device)
-    preprocessing = preprocessing or Preprocessing.fit(target)
+    if not isinstance(pool, TargetFeatures):
+        pool = TargetFeatures.of(
+            pool, target, target_images=target_images, preprocessing=preprocessing, seed=seed, device=where
+        )
+    if pool.fingerprint != target.fingerprint:
+        raise InvalidInputError(f"these features are not those of the target {target.name!r}")
+    preprocessing, part = pool.preprocessing, pool.target
     images = base.resized(target.shape).images
-    part = target
-    if target_images is not None and target_images < len(target):
-        order = torch.randperm(len(target), generator=generator(seed, "part of the target"))
-        part = target.subset(order[:target_images])
-    extractors = [spec.build(target.shape) for spec in pool]
-    responses, teacher, first = _responses(extractors, part, images, preprocessing, lam, where)
-    problem = SoftmaxProblem(responses, part.labels, part.num_classes)
+    features = pool.base(images, where)
+    problem = SoftmaxProblem(pool.responses(features, lam), part.labels, part.num_classes)
+    teacher = pool.teacher(features)
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
     starts = {"zero": torch.zeros_like(teacher), "teacher": teacher}
@@ -140,7 +136,7 @@ def cross_entropy(
         )
     setting, taken, tried = settle(solves, ways, judge, fixed=isinstance(recipe, Recipe))
     labels, certificate = solve_softmax(problem, setting.gamma, starts[setting.prior])
-    certificate["cross_check"] = cross_check(first[0], labels, first[1])
+    certificate["cross_check"] = cross_check(features[0], labels, absolute(lam, features[0]))
     form, size = setting.form, _size(labels)
     facts = {
         "method": "cross-entropy",
@@ -159,7 +155,7 @@ def cross_entropy(
     record = {"name": target.name, "split": target.split, "classes": list(target.classes)}
     return distilled_set(
         {**record, "shape": list(target.shape), "parts": [target.fingerprint], "images": len(part)},
-        [spec.to_dict() for spec in pool],
+        [spec.to_dict() for spec in pool.pool],
         preprocessing,
         base,
         images,
@@ -183,38 +179,6 @@ def check_softmax_settings(
     if prior not in (None, *PRIORS):
         raise UnknownNameError(f"unknown prior {prior!r}; known for cross-entropy are {', '.join(PRIORS)}")
     check_recipe(recipe, "none")
-
-
-@torch.no_grad()
-def _responses(
-    extractors: Sequence[FrozenExtractor],
-    part: ImageData,
-    images: Tensor,
-    preprocessing: Preprocessing,
-    lam: float,
-    device: torch.device,
-) -> tuple[list[Response], Tensor, tuple[Tensor, float]]:
-    """The response of each extractor, the teacher's logits on the base images (mean over the pool), and the base
-    features and λ of the first extractor.
-    """
-    responses, scores, ridges = [], [], []
-    with progress.task("features of the target", total=len(extractors)) as advance:
-        for extractor in extractors:
-            extractor.to(device)
-            both = [extract(extractor, some.to(device), preprocessing).cpu() for some in (part.images, images)]
-            extractor.cpu()
-            length = both[0].square().sum(1).mean().sqrt()
-            scale = 1 / length if length > 0 else torch.ones_like(length)
-            ones = [torch.ones(len(features), 1, dtype=torch.float64) for features in both]
-            wide, base = (torch.cat([f * scale, one], 1) for f, one in zip(both, ones, strict=True))
-            identity = torch.eye(len(base), dtype=torch.float64)
-            ridges.append((base, lam * float(base.square().sum(1).mean())))
-            head = layers.ridge(base, identity, ridges[-1][1]).weight
-            responses.append(Response.of(wide, head))
-            full = SoftmaxProblem([Response(wide)], part.labels, part.num_classes)
-            scores.append(base @ solve_softmax(full, TEACHER_GAMMA)[0])
-            advance(1)
-    return responses, torch.stack(scores).mean(0), ridges[0]
 
 
 def _size(labels: Tensor) -> float:

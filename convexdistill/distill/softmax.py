@@ -126,7 +126,12 @@ class SoftmaxProblem:
 
 
 def solve_softmax(
-    problem: SoftmaxProblem, gamma: float, prior: Tensor | None = None, start: Tensor | None = None
+    problem: SoftmaxProblem,
+    gamma: float,
+    prior: Tensor | None = None,
+    start: Tensor | None = None,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The minimiser ``(n, C)`` of P, and its certificate.
 
@@ -135,9 +140,10 @@ def solve_softmax(
         gamma: γ relative to tr(H)/n; see :meth:`SoftmaxProblem.absolute`.
         prior: Y₀, ``(n, C)``; ``None`` for zero.
         start: where to start, for example the labels of another γ; ``None``: the prior.
+        tolerance: relative distance to the optimal labels, certified, at which to stop.
 
     Raises:
-        NotConvergedError: the labels may still be more than a relative 1e-8 off.
+        NotConvergedError: the labels may still be farther off.
 
     Example:
         >>> import torch
@@ -185,22 +191,22 @@ def solve_softmax(
             jac=True,
             method="L-BFGS-B",
             callback=lambda _: advance(1),
-            options={"maxcor": 30, "maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": 1e-6, "ftol": 0.0},
+            options={"maxcor": 30, "maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": 1e-4, "ftol": 0.0},
         )
         advance(STEPS - int(found.nit))
     flat = found.x
     best = problem.certificate(prior + away(flat), weight, prior)
     steps = 0
-    while best["residual"] > TOLERANCE and steps < NEWTON_STEPS:
+    while best["residual"] > tolerance and steps < NEWTON_STEPS:
         further = newton(flat)
         certificate = problem.certificate(prior + away(further), weight, prior)
         if certificate["residual"] >= best["residual"]:
             break
         flat, best, steps = further, certificate, steps + 1
-    if best["residual"] > TOLERANCE:
+    if best["residual"] > tolerance:
         raise NotConvergedError(
             f"the cross-entropy descent stopped after {found.nit} iterations and {steps} Newton steps with labels "
-            f"that may be {best['residual']:.1e} (relative) off, above {TOLERANCE:.0e}; a larger gamma makes the "
+            f"that may be {best['residual']:.1e} (relative) off, above {tolerance:.0e}; a larger gamma makes the "
             "problem easier"
         )
     facts = {"condition": None, "solver": "l-bfgs, newton-cg", "iterations": int(found.nit), "newton_steps": steps}

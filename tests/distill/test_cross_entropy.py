@@ -10,6 +10,7 @@ from convexdistill.data import load
 from convexdistill.distill import METHODS, cross_entropy
 from convexdistill.distill.cross_entropy import DEFAULT_GAMMA, GAMMAS
 from convexdistill.distill.forms import LABEL_SCALES
+from convexdistill.distill.target_features import TargetFeatures
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
 from convexdistill.evaluate import evaluate
 from convexdistill.features import pool
@@ -100,6 +101,17 @@ def test_the_validation_split_chooses_gamma_prior_and_recipe():
 def test_evaluation_knows_logits():
     table = evaluate(solved(gamma=0.1), ["lenet"], repeats=1)
     assert [row.labels for row in table][:4] == ["distilled", "one-hot", "smoothed", "one-hot-recipe"]
+
+
+def test_base_sets_share_the_features_of_the_target():
+    shared = TargetFeatures.of(POOL, DIGITS)
+    for base in (BASE, choose(DIGITS, 20, seed=1)):
+        expected = cross_entropy(POOL, DIGITS, base, gamma=0.1)
+        found = cross_entropy(shared, DIGITS, base, gamma=0.1)
+        assert torch.equal(found.labels, expected.labels)
+        assert found.manifest["extractors"] == expected.manifest["extractors"]
+    with pytest.raises(InvalidInputError, match="not those of the target 'digits'"):
+        cross_entropy(shared, VALIDATION, BASE)
 
 
 def test_wrong_input():
