@@ -62,7 +62,12 @@ def distill(
     extractor: Extractor = "convnet",
     width: Width = None,
     pool_size: PoolSize = 5,
-    lam: Annotated[float, typer.Option(help="λ of the ridge heads, relative to the features' scale.")] = 1e-3,
+    lam: Annotated[
+        float | None,
+        typer.Option(
+            help="λ of the ridge heads. Default: 1e-3 of the features' scale; the online methods: 1.0, absolute."
+        ),
+    ] = None,
     gamma: Annotated[
         str,
         typer.Option(help="Weight γ on the labels' norm, relative; auto: chosen on the validation split."),
@@ -96,6 +101,14 @@ def distill(
             help="torch solves in closed form; cvxpylayers descends through its ridge layer (small sets)."
         ),
     ] = "auto",
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the target of online-ridge, second-order, images. Default: the paper's."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="File that an online method keeps, and goes on from when it is started again."),
+    ] = None,
     networks: Networks = "lenet",
     base_sets: Annotated[
         int, typer.Option(help="Repeat for so many choices of base images, to see how much they matter.")
@@ -135,6 +148,8 @@ def distill(
             label_scale=_number(label_scale),
             moments=moments,
             backend=backend,
+            epochs=epochs,
+            checkpoint=checkpoint,
             networks=_names(networks),
             base_sets=base_sets,
             repeats=repeats,
@@ -242,11 +257,10 @@ def _facts(distilled: DistilledSet) -> dict[str, object]:
         "recipe": f"{recipe.loss}, labels × {recipe.label_scale:g}, {recipe.steps} steps of "
         f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}",
         "selection": ", ".join(f"{key} {value}" for key, value in manifest["selection"].items()),
-        "method": f"{manifest['method']} ({manifest['backend']}), λ {manifest['lam']:g}, "
-        f"γ {manifest['gamma']:g}, prior {manifest['prior']}, seed {manifest['seed']}",
+        "method": f"{manifest['method']} ({manifest['backend']}), "
+        + ", ".join(terminal.settings(manifest, "lam", "gamma", "prior", "seed")),
         "extractors": f"{len(extractors)} × {extractors[0]['network']} {extractors[0]['options']}",
-        "certificate": f"outer loss {certificate['outer_loss']:.4f}, relative residual "
-        f"{certificate['residual']:.1e}",
+        "certificate": f"outer loss {certificate['outer_loss']:.4f}, {terminal.exactness(certificate)}",
         "bytes": ", ".join(f"{key} {value:,}" for key, value in distilled.bytes.items()),
         "label code": _label_code(distilled),
         "versions": ", ".join(f"{key} {value}" for key, value in manifest["versions"].items()),

@@ -24,7 +24,9 @@ from convexdistill.report import write_report
 from convexdistill.select import USES_MOMENTS, check, choose
 
 # Settings that a method may have a parameter for.
-OPTIONS = ("lam", "gamma", "prior", "constraint", "recipe", "label_scale", "backend")
+OPTIONS = ("lam", "gamma", "prior", "constraint", "recipe", "label_scale", "backend", "epochs", "checkpoint")
+# Settings of the pool of extractors, which a method may not have.
+POOL_OPTIONS = ("extractor", "width", "pool_size", "moments")
 DISTILLED, METRICS, REPORT = "distilled.safetensors", "metrics.json", "report.html"
 
 
@@ -42,7 +44,7 @@ class Job:
         extractor: network of the pool.
         width: channels of its convolutions, where it has that parameter.
         pool_size: number of extractors.
-        lam: λ of the ridge heads, relative.
+        lam: λ of the ridge heads; ``None``: the method's default.
         gamma: γ of the label solve, relative; ``None`` chooses on the validation split.
         prior: ``"zero"``, ``"one-hot"`` or ``"teacher"``; ``None`` chooses on the validation split where γ is
             chosen.
@@ -52,6 +54,8 @@ class Job:
         moments: file of moments to go on from, instead of a pass over the target.
         backend: ``"auto"``, ``"torch"`` or ``"cvxpylayers"``.
         networks: what is trained from scratch to evaluate; the first also chooses.
+        epochs: passes over the target of the online methods; ``None``: the paper's.
+        checkpoint: file that an online method goes on from after a kill; further base sets have one each.
         base_sets: how many choices of base images, with seeds ``seed``, ``seed + 1``, ….
         repeats: trainings of each network on each base set.
         evaluate: whether to evaluate at all.
@@ -70,7 +74,7 @@ class Job:
     extractor: str = "convnet"
     width: int | None = None
     pool_size: int = 5
-    lam: float = 1e-3
+    lam: float | None = None
     gamma: float | None = None
     prior: str | None = None
     constraint: str = "none"
@@ -78,6 +82,8 @@ class Job:
     label_scale: float | None = None
     moments: Path | None = None
     backend: str = "auto"
+    epochs: int | None = None
+    checkpoint: Path | None = None
     networks: tuple[str, ...] = ("lenet",)
     base_sets: int = 1
     repeats: int = 5
@@ -138,7 +144,8 @@ def run(job: Job) -> Result:
         options = {name: value for name, value in inputs.items() if name in accepted}
         options |= {**_options(job, method), "network": job.networks[0], "device": job.device}
         sets = [
-            method(base=base, validation=validation, seed=job.seed + k, **options) for k, base in enumerate(bases)
+            method(base=base, validation=validation, seed=job.seed + k, **options, **_checkpoint(job, k))
+            for k, base in enumerate(bases)
         ]
     table = None
     with clock("evaluate"):
@@ -173,11 +180,12 @@ def _check(job: Job) -> None:
         if value < 1:
             raise InvalidInputError(f"--{name} must be at least 1, found {value}")
     resolve_device(job.device)
-    options = _options(job, distill.METHODS[job.method])
-    for name in OPTIONS:
-        if name not in options and getattr(job, name) != getattr(Job, name):
+    accepted = inspect.signature(distill.METHODS[job.method]).parameters
+    pooled = not {"moments", "pool"}.isdisjoint(accepted) or job.select in USES_MOMENTS
+    for name in OPTIONS if pooled else OPTIONS + POOL_OPTIONS:
+        if name not in accepted and getattr(job, name) != getattr(Job, name):
             raise InvalidInputError(f"--{name.replace('_', '-')} has no meaning for the method {job.method!r}")
-    distill.CHECKS[job.method](**options)
+    distill.CHECKS[job.method](**_options(job, distill.METHODS[job.method]))
     # Writing may fail for reasons that only writing shows; the plain ones should not cost an hour first.
     place = next(p for p in (job.folder.absolute(), *job.folder.absolute().parents) if p.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -187,9 +195,18 @@ def _check(job: Job) -> None:
 
 
 def _options(job: Job, method: Callable[..., DistilledSet]) -> dict[str, Any]:
-    """The settings of the job that the method has a parameter for."""
+    """The settings of the job that the method has a parameter for; ``None`` leaves it its own default."""
     accepted = inspect.signature(method).parameters
-    return {name: getattr(job, name) for name in OPTIONS if name in accepted}
+    given = {name: getattr(job, name) for name in OPTIONS if name in accepted and name != "checkpoint"}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _checkpoint(job: Job, base_set: int) -> dict[str, Path]:
+    """The checkpoint of a base set, where one was asked for."""
+    if job.checkpoint is None:
+        return {}
+    path = job.checkpoint
+    return {"checkpoint": path if base_set == 0 else path.with_stem(f"{path.stem}-{job.seed + base_set}")}
 
 
 def _inputs(job: Job, method: Callable[..., DistilledSet], target: ImageData) -> dict[str, Any]:

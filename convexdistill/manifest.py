@@ -10,6 +10,8 @@ from convexdistill.errors import FileFormatError
 
 Check = Callable[[Any], bool]
 
+_ABSENT = object()
+
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
@@ -43,7 +45,8 @@ def _extractors(value: Any) -> bool:
     )
 
 
-# A path of keys, what it should be in words, and whether it is.
+# A path of keys, what it should be in words, and whether it is. Methods differ in their settings: those
+# of OPTIONAL are checked where they are.
 FACTS: tuple[tuple[tuple[str, ...], str, Check], ...] = (
     (("target", "name"), "a name", _text),
     (("target", "classes"), "a list of names", _texts),
@@ -58,13 +61,15 @@ FACTS: tuple[tuple[tuple[str, ...], str, Check], ...] = (
     (("preprocessing",), "a record", _record),
     (("recipe",), "a record", _record),
     (("extractors",), "a list of extractors", _extractors),
+    (("certificate", "outer_loss"), "a number", _number),
+    (("seed",), "a number", _number),
+    (("versions",), "a record", _record),
+)
+OPTIONAL: tuple[tuple[tuple[str, ...], str, Check], ...] = (
     (("lam",), "a number", _number),
     (("gamma",), "a number", _number),
     (("prior",), "a name", _text),
-    (("certificate", "outer_loss"), "a number", _number),
     (("certificate", "residual"), "a number", _number),
-    (("seed",), "a number", _number),
-    (("versions",), "a record", _record),
 )
 
 
@@ -74,11 +79,15 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     Raises:
         FileFormatError: naming the first fact that is missing or malformed.
     """
-    for path, kind, is_valid in FACTS:
+    for path, kind, is_valid in (*FACTS, *OPTIONAL):
         value: Any = manifest
         for key in path:
             if not isinstance(value, Mapping) or key not in value:
-                raise FileFormatError(f"the manifest lacks {'.'.join(path)}")
+                value = _ABSENT
+                break
             value = value[key]
-        if not is_valid(value):
+        if value is _ABSENT:
+            if (path, kind, is_valid) in FACTS:
+                raise FileFormatError(f"the manifest lacks {'.'.join(path)}")
+        elif not is_valid(value):
             raise FileFormatError(f"{'.'.join(path)} in the manifest should be {kind}, found {value!r}")

@@ -27,24 +27,49 @@ class Reporter(Protocol):
         ...
 
 
-class _Silent:
+class SilentReporter:
+    """Shows nothing; also around tasks that are a part of one that is shown."""
+
     @contextmanager
     def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        """Show nothing."""
         yield lambda steps: None
 
 
 class PlainReporter:
-    """One line when a task starts and one when it ends, for logs and pipes."""
+    """One line when a task starts, one a minute with the time left, and one when it ends; for logs and pipes.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+        stream: where to print; default: standard error.
+        every: seconds between lines of a long task.
+    """
+
+    def __init__(self, stream: TextIO | None = None, every: float = 60.0) -> None:
         self.stream = stream or sys.stderr
+        self.every = every
 
     @contextmanager
     def task(self, description: str, total: int | None) -> Iterator[Advance]:
-        """Print the start of the task, and its seconds at the end."""
-        start = time.perf_counter()
+        """Print the start of the task, now and then how far it is, and its seconds at the end."""
+        start = said = paced = time.perf_counter()
+        done = since = 0
         print(f"{description} ...", file=self.stream, flush=True)
-        yield lambda steps: None
+
+        def advance(steps: int) -> None:
+            nonlocal said, paced, done, since
+            now = time.perf_counter()
+            if done == 0:
+                paced, since = now, steps  # perhaps those of an earlier sitting: no measure of the pace
+            done += steps
+            if now - said >= self.every and done > since:
+                far = f"{done}"
+                if total is not None:
+                    left = (now - paced) / (done - since) * (total - done)
+                    far += f"/{total}, {left / 60:.0f} min left"
+                print(f"{description}: {far}", file=self.stream, flush=True)
+                said = now
+
+        yield advance
         seconds = time.perf_counter() - start
         print(f"{description}: done in {seconds:.1f} s", file=self.stream, flush=True)
 
@@ -80,7 +105,7 @@ class RichReporter:
             yield lambda steps: bar.advance(task, steps)
 
 
-_SILENT: Reporter = _Silent()
+_SILENT: Reporter = SilentReporter()
 _current: ContextVar[Reporter] = ContextVar("convexdistill_progress", default=_SILENT)
 
 

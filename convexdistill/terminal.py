@@ -91,24 +91,45 @@ def job_lines(metrics: Mapping[str, Any]) -> list[str]:
     """What is worth a line below the table: what was chosen, how exact it is, and how long it took."""
     certificate, recipe = metrics["certificate"], metrics["recipe"]
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
+    chosen = "".join(f"{word}, " for word in settings(metrics, "gamma", "prior"))
     first = " (first base set)" if len(metrics["seeds"]) > 1 else ""
     return [
-        f"settings{first}: γ {metrics['gamma']:g}, prior {metrics['prior']}, "
-        f"label scale {recipe['label_scale']:g}, {recipe['steps']} steps",
-        f"label solve: {certificate['solver']}, relative residual {certificate['residual']:.1e}",
-        _cross_check_line(certificate),
+        f"settings{first}: {chosen}label scale {recipe['label_scale']:g}, {recipe['steps']} steps",
+        f"label solve: {certificate['solver']}, {exactness(certificate)}",
+        *_cross_check_lines(certificate),
         f"seconds: {seconds}",
     ]
 
 
-def _cross_check_line(certificate: Mapping[str, Any]) -> str:
-    check = certificate.get("cross_check")
+def settings(values: Mapping[str, Any], *names: str) -> list[str]:
+    """Those of the named settings that the method has.
+
+    Example:
+        >>> settings({"gamma": 0.1, "prior": "zero"}, "lam", "gamma", "prior")
+        ['γ 0.1', 'prior zero']
+    """
+    words = {"lam": "λ", "gamma": "γ"}
+    found = [(words.get(name, name), values[name]) for name in names if values.get(name) is not None]
+    return [f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}" for word, value in found]
+
+
+def exactness(certificate: Mapping[str, Any]) -> str:
+    """How nearly optimal the labels are, where that is known: a descent by minibatches has no certificate."""
+    if "residual" not in certificate:
+        return "no certificate of optimality"
+    return f"relative residual {certificate['residual']:.1e}"
+
+
+def _cross_check_lines(certificate: Mapping[str, Any]) -> list[str]:
+    if "cross_check" not in certificate:
+        return []  # not every method ends with one ridge head
+    check = certificate["cross_check"]
     if check is None:
-        return "final ridge head: too large to solve through cvxpylayers as well (n·d above 20,000)"
+        return ["final ridge head: too large to solve through cvxpylayers as well (n·d above 20,000)"]
     if "error" in check:
-        return f"final ridge head: cvxpylayers did not solve it ({check['error']})"
-    return (
+        return [f"final ridge head: cvxpylayers did not solve it ({check['error']})"]
+    return [
         f"final ridge head: n={check['n']}, d={check['d']}, torch and cvxpylayers differ by "
         f"{check['relative_difference']:.1e}; {1000 * check['torch_seconds']:.1f} ms and "
         f"{1000 * check['cvxpylayers_seconds']:.1f} ms"
-    )
+    ]

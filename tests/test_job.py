@@ -111,3 +111,29 @@ def test_a_choice_that_cannot_be_made_is_known_before_the_long_part(monkeypatch,
         job.run(job.Job(base_size=1300, out=tmp_path))
     with pytest.raises(UnknownNameError, match="known are random"):
         job.run(job.Job(select="forgetting", out=tmp_path))
+
+
+@pytest.mark.parametrize("method", ["online-ridge", "second-order", "images"])
+def test_online_methods_are_jobs_as_well(tmp_path, method):
+    out = tmp_path / "out"
+    settings = {"method": method, "base_size": 10, "epochs": 1, "evaluate": False, "networks": ("lenet",)}
+    checkpoint = tmp_path / "state.safetensors"
+    result = job.run(job.Job(**settings, base_sets=2, checkpoint=checkpoint, out=out))
+    assert result.distilled.manifest["method"] == method
+    assert result.distilled.manifest["settings"]["epochs"] == 1
+    assert sorted(file.name for file in tmp_path.glob("state*")) == ["state-1.safetensors", "state.safetensors"]
+    assert (out / job.REPORT).is_file()
+    again = job.run(job.Job(**settings, checkpoint=checkpoint, out=out))  # gone on from the end: nothing to do
+    assert torch.equal(again.distilled.labels, result.distilled.labels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"gamma": 0.1}, {"label_scale": 4.0}, {"pool_size": 2}, {"extractor": "resnet"}, {"width": 8}],
+    ids=lambda options: next(iter(options)),
+)
+def test_settings_of_the_label_solve_have_no_meaning_online(tmp_path, options):
+    with pytest.raises(InvalidInputError, match="has no meaning for the method 'second-order'"):
+        job.run(job.Job(method="second-order", out=tmp_path / "out", **options))
+    with pytest.raises(InvalidInputError, match="--epochs has no meaning for the method 'closed-form'"):
+        job.run(job.Job(epochs=3, out=tmp_path / "out"))

@@ -10,6 +10,10 @@ from collections.abc import Callable
 from convexdistill.distill.alternate import alternate, best_pool
 from convexdistill.distill.closed_form import check_settings, closed_form
 from convexdistill.distill.cross_entropy import check_softmax_settings, cross_entropy
+from convexdistill.distill.images import images
+from convexdistill.distill.online import check_online_settings
+from convexdistill.distill.online_ridge import online_ridge, train_ridge
+from convexdistill.distill.second_order import second_order
 from convexdistill.distill.target_features import TargetFeatures
 from convexdistill.distill.trained import trained_pool
 from convexdistill.distilled import DistilledSet
@@ -18,11 +22,17 @@ METHODS: dict[str, Callable[..., DistilledSet]] = {
     "closed-form": closed_form,
     "cross-entropy": cross_entropy,
     "alternate": alternate,
+    "online-ridge": online_ridge,
+    "second-order": second_order,
+    "images": images,
 }
 CHECKS: dict[str, Callable[..., None]] = {
     "closed-form": check_settings,
     "cross-entropy": check_softmax_settings,
     "alternate": check_softmax_settings,
+    "online-ridge": check_online_settings,
+    "second-order": check_online_settings,
+    "images": check_online_settings,
 }
 
 __all__ = [
@@ -33,5 +43,9 @@ __all__ = [
     "best_pool",
     "closed_form",
     "cross_entropy",
+    "images",
+    "online_ridge",
+    "second_order",
+    "train_ridge",
     "trained_pool",
 ]

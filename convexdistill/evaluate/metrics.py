@@ -32,7 +32,8 @@ def metrics(
         "method": manifest["method"],
         "backend": manifest["backend"],
         "base_sets": [
-            {"seed": one.manifest["seed"], "gamma": one.manifest["gamma"], "prior": one.manifest["prior"]}
+            {"seed": one.manifest["seed"]}
+            | {name: one.manifest[name] for name in ("gamma", "prior") if name in one.manifest}
             | {"label_scale": one.recipe.label_scale, "steps": one.recipe.steps}
             for one in sets
         ],
@@ -40,9 +41,7 @@ def metrics(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "results": [] if table is None else table.to_dicts(),
         "selection": manifest["selection"]["method"],
-        "lam": manifest["lam"],
-        "gamma": manifest["gamma"],
-        "prior": manifest["prior"],
+        **{name: manifest[name] for name in ("lam", "gamma", "prior") if name in manifest},
         "recipe": manifest["recipe"],
         "certificate": manifest["certificate"],
         "chosen_from": manifest.get("chosen_from", []),

@@ -10,7 +10,13 @@ from convexdistill.distilled import DistilledSet
 from convexdistill.report import words
 from convexdistill.training import OPTIMIZERS
 
-_METHODS = {"closed-form": "closed form, one exact solve", "cross-entropy": "cross-entropy, convex"}
+_METHODS = {
+    "closed-form": "closed form, one exact solve",
+    "cross-entropy": "cross-entropy, convex",
+    "online-ridge": "online, through a ridge layer",
+    "second-order": "online, by second derivatives",
+    "images": "images learned through a ridge layer",
+}
 _TIMES = {
     "load": "load",
     "accumulate": "moments",
@@ -153,11 +159,13 @@ def solve_facts(distilled: DistilledSet, metrics: Mapping[str, Any]) -> list[Fac
     certificate = manifest["certificate"]
     facts = [
         Fact("method", f"{_METHODS.get(manifest['method'], manifest['method'])} ({manifest['backend']})"),
-        Fact("λ of the ridge heads", words.number(manifest["lam"])),
-        Fact("γ of the label solve", words.number(manifest["gamma"])),
     ]
-    if "prior" in manifest:
-        facts.append(Fact("prior that γ pulls towards", str(manifest["prior"])))
+    settings = {
+        "lam": "λ of the ridge heads",
+        "gamma": "γ of the label solve",
+        "prior": "prior that γ pulls towards",
+    }
+    facts += [Fact(text, words.number(manifest[key])) for key, text in settings.items() if key in manifest]
     names = {
         "outer_loss": "outer loss",
         "objective": "objective",
