@@ -41,7 +41,9 @@ def test_the_gradient_reaches_the_pixels_through_ridge_and_features():
 
 @pytest.fixture(scope="module")
 def learned():
-    return images(DIGITS, BASE, VALIDATION, network=tiny, epochs=40, batch_size=200, rate=0.02, network_rate=5e-3)
+    # Fresh frozen extractors in quick succession: pixels that follow one network teach no other.
+    options = {"freeze_extractor": True, "average_rate": 1.0, "window": 10, "rate": 0.01, "network_rate": 5e-3}
+    return images(DIGITS, BASE, VALIDATION, network=tiny, epochs=25, batch_size=200, **options)
 
 
 def test_learned_images_teach_more_than_the_ones_they_started_from(learned):
