@@ -196,3 +196,14 @@ def test_an_absent_device_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="'cuda:1' is not available here"):
         resolve_device("cuda:1")
+
+
+def test_a_log_says_how_long_a_task_still_takes(monkeypatch):
+    clock = iter(range(0, 600, 30))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    stream = io.StringIO()
+    with progress.PlainReporter(stream).task("distil", 10) as advance:
+        for steps in (4, 1, 1, 1):  # four of an earlier sitting, then one each 30 seconds
+            advance(steps)
+    lines = ["distil ...", "distil: 5/10, 2 min left", "distil: 7/10, 2 min left", "distil: done in 150.0 s"]
+    assert stream.getvalue().splitlines() == lines
