@@ -3,7 +3,7 @@
 import online_restated as restated
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convexdistill.data import Preprocessing, load
@@ -96,6 +96,7 @@ def test_fifty_steps_of_second_order_are_those_of_the_paper(tmp_path, inner_step
     assert (labels - START).abs().max() > 1e-2
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 6),
     st.lists(st.integers(0, 12).map(lambda k: 100 * k / 12), max_size=60),
@@ -111,6 +112,7 @@ def test_the_restart_rule_is_that_of_the_paper(window, errors):
     assert rule.training_length == (int(sum(recent) / len(recent)) if recent else steps)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5), st.lists(st.floats(0, 100), max_size=30), st.lists(st.floats(0, 100), max_size=30))
 def test_the_restart_rule_goes_on_from_its_state(window, before, after):
     one = RestartRule(window)
