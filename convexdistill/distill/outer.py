@@ -26,9 +26,6 @@ from convexdistill.features import extract
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
 
-# Eigenvalues below this share of the largest are rounding: float64 sums carry no more.
-RANK_TOLERANCE = 1e-13
-
 
 @dataclass(frozen=True)
 class OuterTerm:
@@ -73,22 +70,13 @@ def outer_terms(moments: Moments, base: BaseExamples, lam: float) -> list[OuterT
     C = moments.num_classes
     terms = []
     for k, extractor in enumerate(moments.extractors):
-        S, G, R = moments.scaled(k)
-        root, wanted = _root(G, R)
+        S, root, wanted = moments.roots[k]
         features = extract(extractor, images, moments.preprocessing)
         features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1) * S
         mean_diagonal = features.square().sum(1).mean()
         constant = max(0.0, 1 - 1 / C - float(wanted.square().sum()))  # tr(TᵀT)/N = 1 − 1/C
         terms.append(OuterTerm(features, lam * float(mean_diagonal), root, wanted, constant))
     return terms
-
-
-def _root(G: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and B with QᵀQ = G and QᵀB = R, on the range of G."""
-    values, vectors = torch.linalg.eigh(G)
-    keep = values > RANK_TOLERANCE * values[-1]
-    values, vectors = values[keep].sqrt(), vectors[:, keep]
-    return values[:, None] * vectors.T, (vectors.T @ R) / values[:, None]
 
 
 def teacher_scores(terms: Sequence[OuterTerm], lam: float = 1e-4) -> Tensor:

@@ -8,6 +8,9 @@ With M_k = (Φ_kᵀΦ_k + λ_kI)⁻¹Φ_kᵀ, the map from labels to head of ext
 is a ridge regression of the stacked B_k on the stacked Q_k M_k, so the ridge layer solves it, and checks
 the answer. Its normal equations are (Σ_k M_kᵀG_kM_k + γI) Y = Σ_k M_kᵀR_k + γY₀ (Label Solve of Nguyen,
 Chen, Lee 2021 is K = 1, γ → 0).
+
+With n > Σ_k d_k base examples the stacked matrix has fewer rows than columns, and the layer solves its dual: by
+Woodbury's identity a system of size Σ_k (d_k + 1), in O(n (Σ d_k)²) time and n Σ d_k numbers, whatever n is.
 """
 
 from __future__ import annotations
@@ -61,11 +64,21 @@ class LabelSystem:
 def label_system(terms: Sequence[OuterTerm]) -> LabelSystem:
     """Put the terms of a pool together."""
     share = 1 / math.sqrt(len(terms))
-    n = len(terms[0].features)
-    identity = torch.eye(n, dtype=torch.float64)
-    design = torch.cat([term.root @ term.head(identity) for term in terms]) * share
+    design = torch.cat([_response(term) for term in terms]) * share
     wanted = torch.cat([term.wanted for term in terms]) * share
     return LabelSystem(design, wanted, sum(term.constant for term in terms) / len(terms))
+
+
+def _response(term: OuterTerm) -> Tensor:
+    """Q M, ``(r, n)``: what labels do to the outer residual, from as few solves as there are rows or columns."""
+    n, r = len(term.features), len(term.root)
+    if n <= r:
+        return term.root @ term.head(torch.eye(n, dtype=torch.float64))
+    # Q M = ((ΦᵀΦ + λI)⁻¹Qᵀ)ᵀ Φᵀ. A ridge head pulled towards Qᵀ/λ by labels of zero is (ΦᵀΦ + λI)⁻¹Qᵀ, so the
+    # layer solves this as well, and checks it; nothing here is n×n, so n may be 50,000.
+    nothing = torch.zeros(n, r, dtype=torch.float64)
+    pulled = layers.ridge(term.features, nothing, term.lam, prior=term.root.T / term.lam).weight
+    return (term.features @ pulled).T
 
 
 def solve_labels(system: LabelSystem, gamma: float, prior: Tensor | None = None) -> tuple[Tensor, dict[str, Any]]:

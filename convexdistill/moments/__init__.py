@@ -12,6 +12,7 @@ parts of a data set add up to those of the whole. Centring and scaling are algeb
 
 from convexdistill.moments.one_pass import accumulate
 from convexdistill.moments.record import KIND, Moments, Spec
+from convexdistill.moments.tasks import accumulate_tasks
 from convexdistill.moments.workers import accumulate_together
 
-__all__ = ["KIND", "Moments", "Spec", "accumulate", "accumulate_together"]
+__all__ = ["KIND", "Moments", "Spec", "accumulate", "accumulate_tasks", "accumulate_together"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from convexdistill.moments import parts
 
 KIND = "moments"
 FORMAT_VERSION = 1
+# Eigenvalues below this share of the largest are rounding: float64 sums carry no more.
+RANK_TOLERANCE = 1e-13
 
 Spec = ExtractorSpec | ModuleSpec
 
@@ -85,6 +88,14 @@ class Moments:
         G = S[:, None] * gram * S / self.images
         R = S[:, None] * (cross - gram[:, -1:] / self.num_classes) / self.images  # 1ᵀΦ_T is a row of the Gram
         return S, G, R
+
+    @cached_property
+    def roots(self) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        """Per extractor S, Q ``(r, d+1)`` and B ``(r, C)`` with QᵀQ = G and QᵀB = R of :meth:`scaled`.
+
+        r is the rank of G. They depend on the target set alone, so that any number of base sets share them.
+        """
+        return tuple((S, *_root(G, R)) for S, G, R in map(self.scaled, range(len(self.gram))))
 
     def holds(self, other: Moments) -> bool:
         """Whether every part of ``other`` is among the parts of these moments, alone or in a whole."""
@@ -180,3 +191,11 @@ class Moments:
             # The ones column counts images, so the file checks itself.
             if abs(float(gram[-1, -1]) - total) > 1e-6 * total:
                 raise FileFormatError(f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}")
+
+
+def _root(G: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and B with QᵀQ = G and QᵀB = R, on the range of G."""
+    values, vectors = torch.linalg.eigh(G)
+    keep = values > RANK_TOLERANCE * values[-1]
+    values, vectors = values[keep].sqrt(), vectors[:, keep]
+    return values[:, None] * vectors.T, (vectors.T @ R) / values[:, None]

@@ -224,3 +224,40 @@ def test_the_cross_check_leaves_large_problems_alone():
     rows = math.ceil((LARGEST + 1) / TERMS[0].features.shape[1])
     large = torch.zeros(rows, TERMS[0].features.shape[1])
     assert cross_check(large, torch.zeros(rows, C), 1.0) is None
+
+
+@pytest.mark.parametrize("size", [60, 400])
+def test_more_base_examples_than_features_are_solved_on_the_stacked_features(size):
+    base = choose(DIGITS, size, balanced=False)
+    terms = outer_terms(MOMENTS, base, LAM)
+    system = label_system(terms)
+    direct = [
+        term.root
+        @ torch.linalg.solve(
+            term.features.T @ term.features + term.lam * torch.eye(term.features.shape[1]), term.features.T
+        )
+        for term in terms
+    ]
+    design = torch.cat(direct) / math.sqrt(len(terms))
+    assert float((system.design - design).norm() / design.norm()) < 1e-8
+    labels, certificate = solve_labels(system, GAMMA)
+    hessian = design.T @ design + system.absolute(GAMMA) * torch.eye(size)
+    expected = torch.linalg.solve(hessian, design.T @ system.wanted)
+    assert float((labels - expected).norm() / expected.norm()) < 1e-8
+    assert certificate["residual"] < 1e-10
+    assert "dual" in certificate["solver"]  # of the size of the stacked features, at most 51
+
+
+def test_memory_grows_with_the_number_of_base_examples_not_with_its_square():
+    # 20,000 base examples: an n×n matrix alone would be 3.2 GB.
+    rows = 20_000
+    draw = torch.Generator().manual_seed(0)
+    terms = [
+        dataclasses.replace(
+            term, features=torch.randn(rows, term.features.shape[1], generator=draw, dtype=torch.float64)
+        )
+        for term in TERMS
+    ]
+    labels, certificate = solve_labels(label_system(terms), GAMMA)
+    assert labels.shape == (rows, C)
+    assert certificate["residual"] < 1e-10
