@@ -1,33 +1,48 @@
-"""How long the main job takes, beside what it may take.
+"""How long distilling takes: the whole command, and the label solve alone by n, d and pool size.
 
-    python benchmarks/distil.py                     # MNIST to 100 labels, all defaults, and digits
+    python benchmarks/distil.py                     # MNIST to 100 labels, all defaults; digits; label solves
     python benchmarks/distil.py --data-root DIR
+    python benchmarks/distil.py --only solves
 
-Runs `convexdistill distill` itself, as a user would, and prints its seconds and those of the whole process,
+Runs `convexdistill distill` itself, as a user would, and records its seconds and those of the whole process,
 start-up included. The same job by the paper's own code (400 epochs of 49 steps through two networks) takes
-hours on two cores: it is not run here. Times are only comparable on an idle machine; the JSON says which.
+hours on two cores: it is not run here. Times are only comparable on an idle machine; the JSON says
+how busy it was.
+
+Label solves start from moments (random features of full rank) and end with labels and certificate. What depends on
+the moments alone, their square roots, is computed once for any number of base sets and stands in a column of its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results" / "distil.json"
+import torch
+from _speed import RESULTS, Record, machine, write
+
+from convexdistill.distill.outer import OuterTerm
+from convexdistill.distill.solve import label_system, solve_labels
+from convexdistill.moments.record import _root
+
 # target, seconds for features + moments + choice + solve, seconds for everything with the evaluation
-GOALS = (("digits", None, 60.0), ("mnist", 90.0, 180.0))
+GOALS = (("digits", None, 60.0), ("mnist", 40.0, 180.0))
+# n, d, pool size, goal in seconds
+SOLVES = ((100, 288, 5, None), (500, 512, 5, 0.15), (5000, 512, 5, 5.0), (500, 512, 1, None), (500, 2048, 1, None))
+CLASSES = 10
+ROUNDS = 5
 
 
-def measure(target: str, data_root: str | None) -> dict[str, Any]:
+def job(target: str, data_root: str | None) -> Record:
     command = [sys.executable, "-m", "convexdistill", "distill", "--target", target]
+    described = machine()
     with tempfile.TemporaryDirectory() as folder:
         command += ["--out", folder, *(["--data-root", data_root] if data_root else [])]
         start = time.perf_counter()
@@ -40,32 +55,57 @@ def measure(target: str, data_root: str | None) -> dict[str, Any]:
         "base_size": metrics["base_size"],
         "accuracy": ours["accuracy_mean"],
         "seconds": {**metrics["seconds"], "process": round(process, 1)},
-        "machine": {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "load_before": os.getloadavg()[0],
-        },
+        "machine": described,
     }
+
+
+def solve(n: int, d: int, count: int, goal: float | None) -> Record:
+    draw = torch.Generator().manual_seed(0)
+    rows = 2 * d
+    grams, bases = [], []
+    for _ in range(count):
+        target = torch.randn(rows, d + 1, generator=draw, dtype=torch.float64) / math.sqrt(d)
+        wanted = torch.randn(rows, CLASSES, generator=draw, dtype=torch.float64)
+        grams.append((target.T @ target / rows, target.T @ wanted / rows))
+        bases.append(torch.randn(n, d + 1, generator=draw, dtype=torch.float64) / math.sqrt(d))
+    best: Record = {"roots": math.inf, "solve": math.inf, "roots_cpu": math.inf, "solve_cpu": math.inf}
+    for _ in range(ROUNDS):
+        clock, cpu = time.perf_counter(), time.process_time()
+        roots = [_root(*pair) for pair in grams]
+        terms = [OuterTerm(base, 1e-3, Q, B, 0.0) for base, (Q, B) in zip(bases, roots, strict=True)]
+        half, half_cpu = time.perf_counter(), time.process_time()
+        _, certificate = solve_labels(label_system(terms), 0.1)
+        end, end_cpu = time.perf_counter(), time.process_time()
+        clocks, cpus = (half - clock, end - half), (half_cpu - cpu, end_cpu - half_cpu)
+        best = {name: min(old, new) for (name, old), new in zip(best.items(), (*clocks, *cpus), strict=True)}
+    record = {"n": n, "d": d, "pool": count, "goal": goal, "seconds": best, "residual": certificate["residual"]}
+    print(f"n={n}, d={d}, {count} extractors: {1e3 * best['solve']:.0f} ms (CPU {1e3 * best['solve_cpu']:.0f})")
+    return record
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", help="where data sets lie; default $CONVEXDISTILL_DATA or ./data")
+    parser.add_argument("--only", choices=("jobs", "solves"), help="leave the other figures as they are")
     options = parser.parse_args()
-    records = []
-    for target, distil_goal, whole_goal in GOALS:
-        record = measure(target, options.data_root)
-        seconds = record["seconds"]
-        distil = seconds["accumulate"] + seconds["solve"]
-        print(
-            f"\n{target} to {record['base_size']} labels, {record['accuracy']:.1f} %: distilled in {distil:.1f} s"
-            + (f" (goal {distil_goal:.0f})" if distil_goal else "")
-            + f", with evaluation and start-up {seconds['process']:.1f} s (goal {whole_goal:.0f})\n"
-        )
-        records.append(record | {"goals": {"distil": distil_goal, "whole": whole_goal}})
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
-    print(f"wrote {RESULTS}")
+    file = RESULTS / "distil.json"
+    record: Record = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if options.only != "jobs":
+        record["solves"] = [solve(*sizes) for sizes in SOLVES]
+        record["solves_machine"] = {**machine(), "threads": torch.get_num_threads()}
+    if options.only != "solves":
+        record["jobs"] = []
+        for target, distil_goal, whole_goal in GOALS:
+            one = job(target, options.data_root) | {"goals": {"distil": distil_goal, "whole": whole_goal}}
+            seconds = one["seconds"]
+            print(
+                f"\n{target} to {one['base_size']} labels, {one['accuracy']:.1f} %: distilled in "
+                f"{seconds['accumulate'] + seconds['solve']:.1f} s"
+                + (f" (goal {distil_goal:.0f})" if distil_goal else "")
+                + f", with evaluation and start-up {seconds['process']:.1f} s (goal {whole_goal:.0f})\n"
+            )
+            record["jobs"].append(one)
+    write("distil", {**record, "cuda": None})
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         record["passes"].append(json.loads(done.stdout.splitlines()[-1]))
         print(record["passes"][-1], flush=True)
+        write("scaling", record)
     alone: Tensor | None = None
     for count in WORKERS:
         figures, labels = workers(count)
@@ -126,7 +127,7 @@ def main() -> None:
         figures["labels_differ_by"] = float((labels - alone).norm() / alone.norm())
         record["workers"].append(figures)
         print(figures, flush=True)
-    write("scaling", record)
+        write("scaling", record)
     return None
 
 

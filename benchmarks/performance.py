@@ -1,0 +1,255 @@
+"""Write docs/performance.md from the JSON of the benchmarks: what was measured, the cost model, and two plans.
+
+python benchmarks/performance.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from _speed import RESULTS
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+# Images, classes, shape, features an extractor has (ConvNet of width 32, depth as the field has it), pool, cores.
+PLANS = (
+    ("ImageNet-21k at 64×64", 14_197_122, 21_841, (3, 64, 64), 64),
+    ("10 billion images at 64×64", 10_000_000_000, 1_000, (3, 64, 64), 4096),
+)
+JPEG_BYTES = 3_000  # of an image of 64×64
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def busy(machine: dict[str, Any]) -> str:
+    load = machine["load_before"]
+    shared = f"; shared with other work (load {load:g})" if load > machine["cores"] / 2 else ""
+    return f"{machine.get('cpu', machine.get('machine'))}, {machine['cores']} cores{shared}"
+
+
+def verdict(figure: float, goal: float, *, most: bool = False) -> str:
+    return "met" if (figure <= goal if most else figure >= goal) else "missed"
+
+
+def passes(moments: dict[str, Any]) -> list[str]:
+    goals = moments["goals"]
+    lines = [
+        "## The pass over the target set",
+        "",
+        f"`python benchmarks/moments.py`, default pool of five, one thread, batches of {moments['batch']}; "
+        "CPU time, "
+        f"best round (median in brackets). {busy(moments['machine'])}.",
+        "",
+        "| images | features | MFLOP an image | stock, images/s | forward | accumulate | forward, % of "
+        "GEMM | accumulate,"
+        " % of forward |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in moments["cases"]:
+        rate, share = case["images_a_second"], case["share_of_gemm"]["forward"]
+        kept = case["accumulate_share_of_forward"]
+        lines.append(
+            f"| {'×'.join(map(str, case['shape']))} | {len(case['features'])}×{case['features'][0]} "
+            f"| {case['flops_an_image'] / 1e6:.1f} | {rate['stock']:.0f} | {rate['forward']:.0f} "
+            f"| {rate['accumulate']:.0f} | {100 * share:.0f} ({100 * case['share_of_gemm_median']:.0f}) "
+            f"| {100 * kept:.0f} ({100 * case['accumulate_share_of_forward_median']:.0f}) |"
+        )
+    first = moments["cases"][0]
+    forward, kept = first["share_of_gemm_median"], first["accumulate_share_of_forward_median"]
+    return [
+        *lines,
+        "",
+        f"GEMM, 1024×1024 in float32, in the same rounds: {first['gemm_gflops']:.0f} GFLOP/s at best. "
+        "“Stock” is the "
+        "extractors as they are built, “forward” with preprocessing and with convolution and ReLU in one "
+        "kernel of "
+        "oneDNN, “accumulate” with the float64 sums.",
+        "",
+        "- Goal: forward at 60 % of GEMM on the default pool (by medians of the same rounds, which share "
+        "whatever else "
+        f"the machine does). Measured: {100 * forward:.0f} %, "
+        f"{verdict(forward, goals['forward_share_of_gemm'])}.",
+        f"- Goal: accumulation at 80 % of forward. Measured: {100 * kept:.0f} %, "
+        f"{verdict(kept, goals['accumulate_share_of_forward'])}.",
+        "- CUDA: not measured yet; no GPU was at hand.",
+        "",
+    ]
+
+
+def scaling(record: dict[str, Any]) -> list[str]:
+    sizes = record["passes"]
+    lines = [
+        "## More images, more workers",
+        "",
+        "`python benchmarks/scaling.py`; synthetic 8×8 images, 64 features, one thread. "
+        f"{busy(record['machine'])}.",
+        "",
+        "| images | seconds | CPU seconds | peak memory of the process, MB |",
+        "|---|---|---|---|",
+        *(
+            f"| {p['images']:,} | {p['seconds']:.1f} | {p['cpu_seconds']:.1f} | {p['peak_mb']:.0f} |"
+            for p in sizes
+        ),
+        "",
+    ]
+    by_count = {p["images"]: p for p in sizes}
+    largest = sizes[-1]
+    if 100_000 in by_count and largest["images"] > 100_000:
+        ratio = largest["peak_mb"] / by_count[100_000]["peak_mb"]
+        lines += [
+            f"- Goal: memory for 1e7 images within 10 % of that for 1e5. Measured: {100 * (ratio - 1):+.1f} % for "
+            f"{largest['images']:,}, {verdict(ratio, 1.1, most=True)}.",
+            "",
+        ]
+    runs = record["workers"]
+    if runs:
+        one = runs[0]
+        lines += [
+            f"The default pool on {one['images']:,} images of 28×28 under `torchrun`, one thread a worker, gloo:",
+            "",
+            "| workers | seconds | times one worker | CPU seconds, all workers | labels differ by |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {r['workers']} | {r['seconds']:.1f} | {one['seconds'] / r['seconds']:.2f} "
+                f"| {r['cpu_seconds']:.1f} | {r['labels_differ_by']:.0e} |"
+                for r in runs
+            ),
+            "",
+        ]
+        two = next((r for r in runs if r["workers"] == 2), None)
+        if two:
+            speedup = one["seconds"] / two["seconds"]
+            lines += [
+                f"- Goal: two workers on two cores at 1.7 times one. Measured: {speedup:.2f}, "
+                f"{verdict(speedup, 1.7)}; "
+                f"of the processor's time they need {two['cpu_seconds'] / one['cpu_seconds']:.2f} times as much.",
+                f"- Goal: labels equal to 1e-8. Measured: {max(r['labels_differ_by'] for r in runs):.0e}, "
+                f"{verdict(max(r['labels_differ_by'] for r in runs), 1e-8, most=True)}.",
+                "",
+            ]
+    return lines
+
+
+def solves(record: dict[str, Any]) -> list[str]:
+    lines = ["## Labels", ""]
+    if "solves" in record:
+        machine = record["solves_machine"]
+        lines += [
+            f"`python benchmarks/distil.py --only solves`: from moments to labels and certificate, best of five, "
+            f"{machine['threads']} thread(s). {busy(machine)}.",
+            "",
+            "| n | d | pool | roots, once a target, s | solve, s | solve, CPU s | goal, s | |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for s in record["solves"]:
+            seconds, goal = s["seconds"], s["goal"]
+            judged = "" if goal is None else verdict(seconds["solve"], goal, most=True)
+            lines.append(
+                f"| {s['n']} | {s['d']} | {s['pool']} | {seconds['roots']:.2f} | {seconds['solve']:.3f} "
+                f"| {seconds['solve_cpu']:.3f} | {'' if goal is None else goal} | {judged} |"
+            )
+        lines.append("")
+    lines += ["The whole command, `python benchmarks/distil.py`:", ""]
+    for job in record.get("jobs", []):
+        seconds, goals = job["seconds"], job["goals"]
+        distil = seconds["accumulate"] + seconds["solve"]
+        goal = (
+            ""
+            if goals["distil"] is None
+            else f", goal {goals['distil']:g}: {verdict(distil, goals['distil'], most=True)}"
+        )
+        lines.append(
+            f"- {job['target']} to {job['base_size']} labels, {job['accuracy']:.1f} %: distilled in "
+            f"{distil:.1f} s "
+            f"(accumulate {seconds['accumulate']:.1f}, choose and solve {seconds['solve']:.1f}{goal}); "
+            "with evaluation "
+            f"and start-up {seconds['process']:.1f} s. {busy(job['machine'])}."
+        )
+    return [*lines, ""]
+
+
+def model(moments: dict[str, Any]) -> list[str]:
+    first = moments["cases"][0]
+    sums = first["flops_of_sums_an_image"] / 1e6
+    return [
+        "## Cost model",
+        "",
+        "For N images, extractors k = 1…K of F_k floating-point operations an image and d_k features, and "
+        "C classes:",
+        "",
+        "| | operations | memory, bytes |",
+        "|---|---|---|",
+        "| features | N Σ F_k | one batch |",
+        "| Gram sums, float64, one triangle | N Σ (d_k+1)(d_k+2) | 8 Σ (d_k+1)² |",
+        "| cross sums | N Σ (d_k+1) | 8 C Σ (d_k+1) |",
+        "| one all-reduce, a checkpoint, a file of moments | | 8 Σ (d_k+1)(d_k+1+C) |",
+        "| roots of the moments, once | about 9 Σ (d_k+1)³ | 16 Σ (d_k+1)² |",
+        "| label solve, n base examples, s = Σ (d_k+1) | about n s · min(n, s) | 8 n s |",
+        "",
+        f"For the default pool at 28×28 features take {first['flops_an_image'] / 1e6:.1f} MFLOP an image "
+        "in float32 and "
+        f"sums {sums:.2f} MFLOP in float64. A pass costs N / (images a second of the table above) core-seconds; "
+        "reading and decoding run beside it in a thread of their own.",
+        "",
+    ]
+
+
+def plans(moments: dict[str, Any]) -> list[str]:
+    by_shape = {tuple(case["shape"]): case for case in moments["cases"]}
+    lines = ["## Two plans", "", "From the rates above, on cores like this one; not run.", ""]
+    for name, images, classes, shape, cores in PLANS:
+        case = by_shape[shape]
+        rate = case["images_a_second"]["accumulate"]
+        core_seconds = images / rate
+        hours = core_seconds / cores / 3600
+        sums = 8 * sum((d + 1) * (d + 1 + classes) for d in case["features"])
+        per_second = cores * rate * JPEG_BYTES / 1e6
+        lines += [
+            f"### {name}",
+            "",
+            f"- {images:,} images, {classes:,} classes, default pool ({len(case['features'])} × "
+            f"{case['features'][0]} "
+            f"features): {core_seconds / 3600:,.0f} core-hours, {hours:.1f} hours on {cores:,} cores.",
+            f"- As tar shards of JPEG (about {JPEG_BYTES:,} bytes an image) that is "
+            f"{images * JPEG_BYTES / 1e9:,.0f} GB "
+            f"to be read, at {per_second:,.0f} MB/s over all cores.",
+            f"- Sums of a worker: {sums / 1e6:,.0f} MB. They are its checkpoint, its file of moments and "
+            "its part of the "
+            "all-reduce; nothing else moves.",
+            f"- `convexdistill moments accumulate --target 'train-*.tar' --classes {classes} --shard i/{cores} "
+            "--checkpoint ck.i --out part.i` on every core (whole tar files are divided, so make at least "
+            "as many), "
+            "then `moments merge part.* --out all`; or the same command under `torchrun`.",
+            "- What a killed worker loses is at most the seconds since its last checkpoint.",
+            "",
+        ]
+    return lines
+
+
+def main() -> None:
+    moments = read("moments")
+    lines = [
+        "# Performance",
+        "",
+        "Written by `python benchmarks/performance.py` from `benchmarks/results/*.json`; every figure was "
+        "printed by the "
+        "command that stands beside it. Where the machine was shared, seconds on the clock say little; CPU "
+        "time and "
+        "ratios within one run say more.",
+        "",
+        *passes(moments),
+        *scaling(read("scaling")),
+        *solves(read("distil")),
+        *model(moments),
+        *plans(moments),
+    ]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
