@@ -106,6 +106,8 @@ def scaling(record: dict[str, Any]) -> list[str]:
             "",
         ]
     runs = record["workers"]
+    if len(sizes) < 4 or len(runs) < 3:
+        lines += ["The rest of this benchmark is not measured yet.", ""]
     if runs:
         one = runs[0]
         lines += [
@@ -153,6 +155,8 @@ def solves(record: dict[str, Any]) -> list[str]:
                 f"| {seconds['solve_cpu']:.3f} | {'' if goal is None else goal} | {judged} |"
             )
         lines.append("")
+    else:
+        lines += ["Label solves alone, `python benchmarks/distil.py --only solves`: not measured yet.", ""]
     lines += ["The whole command, `python benchmarks/distil.py`:", ""]
     for job in record.get("jobs", []):
         seconds, goals = job["seconds"], job["goals"]
