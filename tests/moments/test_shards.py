@@ -45,6 +45,7 @@ def test_the_order_of_merging_does_not_matter(data):
     assert merged.images == len(DIGITS)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 9), st.data())
 def test_parts_are_missing_exactly_where_they_are(count, data):
     chosen = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
