@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from convexdistill.testing import CASES, CHECKS, check_backend
 from convexdistill.testing.common import NotApplicable
 from convexdistill.testing.report import solved_cases
 
+FORMS = ("primal", "dual")
 PAIRS = [(b, c) for b, report in backends().items() if report.available for c in solved_cases(b)]
 
 
@@ -21,6 +23,26 @@ PAIRS = [(b, c) for b, report in backends().items() if report.available for c in
 def test_the_backend_keeps_the_contract(backend, case, check):
     try:
         CHECKS[check](CASES[case], backend, 0)
+    except NotApplicable as error:
+        pytest.skip(str(error))
+
+
+# Every form and method of the torch backend by name: none is right only because another one would catch it.
+NAMED = [
+    *(("ridge", {"form": f, "method": m}) for f in FORMS for m in ("cholesky", "qr", "svd")),
+    *(("logistic regression", {"form": f, "method": m}) for f in FORMS for m in ("newton", "newton-cg")),
+    *(("kernel ridge", {"method": m}) for m in ("cholesky", "eigh")),
+    *(("least squares", {"method": m}) for m in ("qr", "svd")),
+    ("svm, more features than examples", {"form": "dual"}),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(("case", "words"), NAMED, ids=[f"{c}-{'-'.join(w.values())}" for c, w in NAMED])
+def test_every_form_and_method_keeps_the_contract(case, words, check):
+    given = replace(CASES[case], layer=partial(CASES[case].layer, **words))
+    try:
+        CHECKS[check](given, "torch", 1)
     except NotApplicable as error:
         pytest.skip(str(error))
 
