@@ -37,7 +37,7 @@ NAMED = [
 ]
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", [check for check in CHECKS if "compiled" not in check])  # that takes minutes
 @pytest.mark.parametrize(("case", "words"), NAMED, ids=[f"{c}-{'-'.join(w.values())}" for c, w in NAMED])
 def test_every_form_and_method_keeps_the_contract(case, words, check):
     given = replace(CASES[case], layer=partial(CASES[case].layer, **words))
