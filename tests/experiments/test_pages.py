@@ -1,0 +1,34 @@
+"""The pages of docs/results say what the committed records say, and every experiment can be asked for help."""
+
+import importlib
+
+import _records
+import pytest
+
+SCRIPTS = sorted(path.stem for path in _records.RESULTS.parent.parent.joinpath("experiments").glob("[!_]*.py"))
+EXPERIMENTS = [found.EXPERIMENT for found in map(importlib.import_module, SCRIPTS) if hasattr(found, "EXPERIMENT")]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_the_page_follows_from_the_records(experiment):
+    page = _records.RESULTS / f"{experiment.name}.md"
+    records = _records.read(_records.RESULTS / f"{experiment.name}.jsonl")
+    assert page.is_file() == bool(records)
+    if records:
+        assert page.read_text("utf-8") == experiment.table(records), "run it again with --table"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_settings_are_told_apart_and_quick_ones_are_a_part_of_all(experiment):
+    full = [_records.plain(vars(setting)) for setting in experiment.full]
+    assert all(full.count(setting) == 1 for setting in full)
+    assert {str(setting) for setting in experiment.quick} <= {str(setting) for setting in experiment.full}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_help_teaches(experiment, capsys):
+    with pytest.raises(SystemExit):
+        _records.run(experiment, ["--help"])
+    shown = capsys.readouterr().out
+    assert "--quick" in shown
+    assert f"experiments/{experiment.name}.py" in shown
