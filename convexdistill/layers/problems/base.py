@@ -16,6 +16,14 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> torch.Size:
     return common
 
 
+def size_of(values: Tensor) -> Tensor:
+    """Frobenius norms of matrices (*B, r, c), or their largest entries where the squares leave float64, > 0; (*B,)."""
+    norm = torch.linalg.matrix_norm(values)
+    largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=(-2, -1))
+    size: Tensor = torch.where((norm > TINY**0.5) & norm.isfinite(), norm, largest).clamp_min(TINY)
+    return size
+
+
 class Problem(Protocol):
     """What every problem can do: measure how far an answer is from optimal."""
 

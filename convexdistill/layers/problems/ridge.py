@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexdistill.layers.problems.base import TINY, broadcast_shapes
+from convexdistill.layers.problems.base import broadcast_shapes, size_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +52,13 @@ class RidgeProblem:
 
         Half the gradient of the objective over the size it has at W = 0 (by Cauchy–Schwarz), so 0 is
         optimal and 1 is no better than not having solved. Labels that are all zero have the answer 0,
-        for which the residual is 0.
+        for which the residual is 0. The norms are divided out step by step: their product may leave float64.
         """
         with torch.no_grad():
             plain = self.plain()
             X, Y, W = plain.features.detach(), plain.labels.detach(), answer.detach()
-            gradient = torch.matmul(X.mT, X @ W - Y) + self.lam.detach().unsqueeze(-2) * W
-            scale = torch.linalg.matrix_norm(X) * torch.linalg.matrix_norm(Y)
-            relative: Tensor = torch.linalg.matrix_norm(gradient) / scale.clamp_min(TINY)
+            x, y = size_of(X)[..., None, None], size_of(Y)[..., None, None]
+            V = W / y
+            gradient = torch.matmul(X.mT, (X @ V - Y / y) / x) + self.lam.detach().unsqueeze(-2) * V / x
+            relative: Tensor = torch.linalg.matrix_norm(gradient)
             return relative

@@ -17,6 +17,7 @@ from torch import Tensor
 from convexdistill.errors import NumericalWarning
 from convexdistill.layers.backends.base import Plan, Solved, SolveOptions, pick
 from convexdistill.layers.backends.torch_backend.least_squares.pseudoinverse import Pinv, apply, pinv_apply
+from convexdistill.layers.backends.torch_backend.ridge.factors import harmless
 from convexdistill.layers.problems.base import TINY
 from convexdistill.layers.problems.least_squares import LeastSquaresProblem
 from convexdistill.layers.status import Status
@@ -52,6 +53,12 @@ def solve_least_squares(problem: LeastSquaresProblem, options: SolveOptions) -> 
     with torch.no_grad():
         factored = _factor(problem, plan.methods)
     pinv, condition = factored.pinv, factored.condition.expand(batch)
+    reported = None
+    if pinv.method == "qr":  # asked for by name where the rank may not be full
+        singular = ~(factored.condition * torch.finfo(torch.float64).eps < 1)
+        reported = (singular.to(torch.int8) * int(Status.SINGULAR)).expand(batch)
+        if options.on_failure == "nan":  # no NaN in the gradients of what is shared
+            pinv = pinv._replace(middle=harmless("qr", (pinv.middle,), singular)[0])
     if options.data_dependent and pinv.method == "svd":
         full = bool((pinv.middle != 0).all())
         pinv = pinv._replace(injective=full and d <= n, surjective=full and n <= d)
@@ -67,10 +74,6 @@ def solve_least_squares(problem: LeastSquaresProblem, options: SolveOptions) -> 
     else:
         pinv = pinv.reshaped(batch)
         W, Z = _solve(X.expand(*batch, n, d), Y.expand(*batch, *Y.shape[-2:]), pinv, policy)
-    reported = None
-    if pinv.method == "qr":  # asked for by name where the rank may not be full
-        singular = ~(condition * torch.finfo(torch.float64).eps < 1)
-        reported = singular.to(torch.int8) * int(Status.SINGULAR)
     residual = problem.residual(W, Z, factored.dropped)
     return Solved(W, plan.form, pinv.method, condition, reported, dual=Z, residual=residual)
 

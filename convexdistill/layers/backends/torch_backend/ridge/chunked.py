@@ -18,6 +18,7 @@ from convexdistill.layers.backends.base import inside_transform
 from convexdistill.layers.backends.first_order import first_order
 from convexdistill.layers.backends.gradients import ACCEPT_BELOW
 from convexdistill.layers.backends.torch_backend.ridge import stream
+from convexdistill.layers.backends.torch_backend.ridge.factors import harmless
 from convexdistill.layers.backends.torch_backend.ridge.stream import Design, Factors
 from convexdistill.layers.chunk_plan import Chunks, Sizes, columns_at_once
 from convexdistill.layers.problems.base import TINY
@@ -38,16 +39,25 @@ class Flat(NamedTuple):
     Attributes:
         tensor: (N, ...).
         owner: (B,) which of the N belongs to an element; None where N = B and each has its own.
+        instead: read in place of what has no meaning (NaN, infinity, and below 0 for an ``instead`` of 1), so that
+            an element that failed leaves no NaN in what others share with it; None to read everything as it is.
     """
 
     tensor: Tensor
     owner: Tensor | None
+    instead: float | None = None
 
     def read(self, batch: slice, *where: slice, copy: bool = True) -> Tensor:
         """Some rows and columns for some elements, float64."""
+        copy = copy or self.instead is not None
         if self.owner is None:
-            return self.tensor[(batch, *where)].to(torch.float64, copy=copy)
-        return self.tensor[(slice(None), *where)].index_select(0, self.owner[batch]).double()
+            values = self.tensor[(batch, *where)].to(torch.float64, copy=copy)
+        else:
+            values = self.tensor[(slice(None), *where)].index_select(0, self.owner[batch]).double()
+        if self.instead is None:
+            return values
+        values.nan_to_num_(self.instead, self.instead, self.instead)
+        return values.masked_fill_(values < 0, self.instead) if self.instead else values
 
     def add(self, gradient: Tensor, batch: slice, where: tuple[slice, ...], values: Tensor) -> None:
         """Add to the gradient of some rows and columns, summed over elements that share them."""
@@ -138,7 +148,7 @@ def _design(job: Job, parts: _Parts, batch: slice) -> tuple[Design, Tensor | Non
     shares = mean = None
     if job.intercept == "free":
         ones = torch.ones(batch.stop - batch.start, n, 1, dtype=torch.float64, device=parts.X.tensor.device)
-        shares = ones / n if s is None else s / s.sum(-2, keepdim=True)
+        shares = ones / n if s is None else s / _total(s, -2)
     root = None if s is None else s.sqrt()
     changed = shares is not None or root is not None
 
@@ -168,10 +178,18 @@ def _systems(
     G = stream.gram(design)
     for i in range(lam.shape[-1]):
         factors = stream.factor(design, G, lam[:, i], job.method)
+        if job.on_failure == "nan":
+            factors = factors._replace(factor=harmless(factors.method, (factors.factor,), factors.singular)[0])
         if kept is not None:
             kept.append(factors)
         for columns in [slice(i, i + 1)] if lam.shape[-1] > 1 else job.targets():
             yield columns, factors
+
+
+def _total(s: Tensor, dim: int) -> Tensor:
+    """Σs; 1 where all weights are 0, of elements that have no meaning."""
+    total = s.sum(dim, keepdim=True)
+    return total.masked_fill(total == 0, 1.0)
 
 
 def _centred(parts: _Parts, batch: slice, columns: slice, shares: Tensor | None, design: Design) -> Any:
@@ -245,7 +263,10 @@ class _Chunked(torch.autograd.Function):
 
 def _parts(job: Job, X: Tensor, Y: Tensor, lam: Tensor, s: Tensor | None) -> _Parts:
     x, y, penalty, w = job.owners
-    return _Parts(Flat(X, x), Flat(Y, y), Flat(lam, penalty), None if s is None else Flat(s, w))
+    zero, one = (0.0, 1.0) if job.on_failure == "nan" else (None, None)
+    return _Parts(
+        Flat(X, x, zero), Flat(Y, y, zero), Flat(lam, penalty, one), None if s is None else Flat(s, w, one)
+    )
 
 
 def _gradients(
@@ -307,8 +328,7 @@ def _spread(
         if to_s is not None and parts.s is not None and E is not None:
             values = (E * DU).sum(-1)
             if shares is not None and b_bar is not None:
-                total = parts.s.read(batch, slice(None)).sum(-1, keepdim=True)
-                values = values + (E * b_bar).sum(-1) / total
+                values = values + (E * b_bar).sum(-1) / _total(parts.s.read(batch, slice(None)), -1)
             parts.s.add(to_s, batch, (rows,), values)
         DU = design.weighted(DU, rows)
         if shares is not None and b_bar is not None:

@@ -14,10 +14,10 @@ from convexdistill.layers.backends.torch_backend.ridge.factors import REFINED
 from convexdistill.layers.backends.torch_backend.ridge.implicit import solve
 from convexdistill.layers.backends.torch_backend.ridge.solver import (
     CHOLESKY_CONDITION,
-    REFINE_ABOVE,
     System,
     factor_system,
     plan_ridge,
+    refines,
 )
 from convexdistill.layers.problems.base import broadcast_shapes
 from convexdistill.layers.problems.factorized import Factored, FactorizedProblem
@@ -38,11 +38,11 @@ def factor_ridge(problem: RidgeProblem, options: SolveOptions) -> Factored:
         factor, condition, singular = factor_system(system, method, options)
         found = Factored(plan.form, method, factor, condition, singular)
         if not options.data_dependent:
-            return found
+            break
         failed = singular is not None and bool(singular.any())
         if not failed and (method != "cholesky" or bool((condition <= CHOLESKY_CONDITION).all())):
             break
-    if found.method == "cholesky" and bool((found.condition > REFINE_ABOVE).any()):
+    if refines(found.method, found.condition, options):
         found = found._replace(method=REFINED)
     return found
 

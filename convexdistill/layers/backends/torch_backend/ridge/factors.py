@@ -97,6 +97,20 @@ def apply(method: str, factor: Factor, B: Tensor) -> Tensor:
     return answer
 
 
+def harmless(method: str, factor: Factor, failed: Tensor) -> Factor:
+    """The factor with that of the identity where it failed, (*B,) bool.
+
+    What comes out of it there is no answer, but finite, so that a cotangent of zero leaves gradients of zero in
+    what the element shares with others.
+    """
+    if method == "svd":
+        Vh, sigma, lam = factor
+        one = failed.unsqueeze(-1)
+        return Vh.masked_fill(one.unsqueeze(-1), 0.0), sigma.masked_fill(one, 1.0), lam.masked_fill(failed, 1.0)
+    eye = torch.eye(factor[0].shape[-1], dtype=factor[0].dtype, device=factor[0].device)
+    return (torch.where(failed[..., None, None], eye, factor[0]),)
+
+
 def inverse_norm(method: str, factor: Factor, steps: int = 3) -> Tensor:
     """Estimate of ‖S⁻¹‖₂ by inverse iteration from a fixed vector, at the price of a few columns."""
     k = factor[0].shape[-1]

@@ -216,7 +216,7 @@ def _solve(M: Tensor, N: Tensor | None, root: Tensor, B: Tensor, lam: Tensor, da
     for name in FACTORS if data_dependent else ("cholesky",):
         with torch.no_grad():
             factor, condition, singular = FACTORS[name](root.detach(), lam.detach())
-        refine = name == "cholesky" and data_dependent and bool((condition > REFINE_ABOVE).any())
+        refine = name == "cholesky" and not (data_dependent and bool((condition <= REFINE_ABOVE).all()))
         V = solve(M, N, None, B, lam, REFINED if refine else name, factor, policy)
         with torch.no_grad():
             error = left.mT @ (M @ V) + lam[..., None, None] * V - B

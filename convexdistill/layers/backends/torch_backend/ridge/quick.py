@@ -3,8 +3,9 @@
 For a hundred rows the solve takes 0.1 ms, and laying out batches, looking for NaN and estimating condition numbers
 would take several times as long. One matrix of float64 features, one of labels and one number λ > 0 need none of
 that: λ itself bounds the condition of S = MᵀM + λI by κ = (‖X‖² + λ)/λ, which is estimated only where the bound
-is too large, and a NaN or an infinity makes the residual NaN. What is not certainly right after these few steps is
-left to the general road, which finds out why.
+is too large, and a NaN or an infinity makes the residual NaN. Sizes whose squares come near the ends of float64
+cannot be measured by norms. What is not certainly right after these few steps is left to the general road, which
+finds out why.
 
 The residual is that of the normal equations as they were formed, S V = B. Rounding in S and B moves it by at
 most about n·eps·(1 + √κ/2) relative to ‖X‖‖Y‖; where that is below 1e-10 it says as much as the residual that is
@@ -28,6 +29,7 @@ from convexdistill.layers.solution import LinearFit, SolveInfo
 
 LARGEST_CONDITION = 1e4
 LARGEST_ROUNDING = 1e-10
+LARGEST_SIZE = 1e100
 ACCURATE = 1e-12
 EPSILON = 2.0**-52
 
@@ -62,11 +64,12 @@ def quick_ridge(X: Tensor, Y: Tensor, lam: float, on_failure: str) -> LinearFit 
         # B has the size ‖X‖‖Y‖ in the primal and ‖Y‖ in the dual.
         scale = torch.linalg.vector_norm(Y).item() * (squares**0.5 if primal else 1.0)
         error = torch.linalg.vector_norm(torch.addmm(B, S, V, alpha=-1)).item()
-        if not error <= ACCURATE * scale:
+        sizes = min(squares**0.5, scale), max(squares**0.5, scale)
+        if not (error <= ACCURATE * scale and 1 / LARGEST_SIZE < sizes[0] <= sizes[1] < LARGEST_SIZE):
             return None
     if torch.is_grad_enabled() and (X.requires_grad or Y.requires_grad):
         V = _Tied.apply(M, Y, V, S, L, lam, primal, on_failure)
-    residual = torch.scalar_tensor(error / scale if scale else 0.0, dtype=torch.float64, device=X.device)
+    residual = torch.scalar_tensor(error / scale, dtype=torch.float64, device=X.device)
     bound = torch.scalar_tensor(condition, dtype=torch.float64, device=X.device)
     status = torch.scalar_tensor(0, dtype=torch.int8, device=X.device)
     info = SolveInfo("torch", "primal" if primal else "dual", "cholesky", status, residual, bound)
@@ -82,7 +85,7 @@ class _Tied(Function):
     ) -> Tensor:
         ctx.save_for_backward(M, Y, V, S, L)
         ctx.lam, ctx.primal, ctx.on_failure = lam, primal, on_failure
-        return V
+        return V.clone()  # an input that is handed out again is a view, which nobody may change in place
 
     @staticmethod
     def backward(ctx: Any, V_bar: Tensor) -> Any:
@@ -93,7 +96,7 @@ class _Tied(Function):
         if not (again or inside_transform(V_bar)):
             U = torch.cholesky_solve(V_bar, L)
             error = torch.linalg.vector_norm(torch.addmm(V_bar, S, U, alpha=-1)).item()
-            if error <= ACCEPT_BELOW * torch.linalg.vector_norm(V_bar).item():
+            if error <= ACCEPT_BELOW * torch.linalg.vector_norm(V_bar).item() < float("inf"):
                 MU = M @ U if need_M or ctx.primal else None
                 Y_bar = (MU if ctx.primal else U) if need_Y else None
                 if not need_M:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexdistill.errors import PerformanceWarning
 from convexdistill.layers.backends.base import Plan, Solved, SolveOptions, pick
-from convexdistill.layers.backends.torch_backend.ridge.factors import FACTORS, REFINED, Factor, quick_cholesky
+from convexdistill.layers.backends.torch_backend.ridge.factors import FACTORS, REFINED, Factor, harmless, quick_cholesky
 from convexdistill.layers.backends.torch_backend.ridge.implicit import solve
 from convexdistill.layers.problems.base import broadcast_shapes
 from convexdistill.layers.problems.ridge import RidgeProblem
@@ -48,7 +48,7 @@ def plan_ridge(problem: RidgeProblem, options: SolveOptions) -> Plan:
     if options.method != "auto":
         return Plan(form, (options.method,), f"{why}; method={options.method!r} was asked for")
     if not options.data_dependent:
-        return Plan(form, ("cholesky",), f"{why}; values are hidden under transforms, so no escalation")
+        return Plan(form, ("cholesky",), f"{why}; values are hidden, so no escalation: refined in any case")
     return Plan(form, tuple(FACTORS), f"{why}; the next method runs only where the last was not accurate")
 
 
@@ -164,21 +164,33 @@ def _layout(problem: RidgeProblem, form: str) -> System:
 
 
 def factor_system(system: System, method: str, options: SolveOptions) -> tuple[Factor, Tensor, Tensor | None]:
-    """The factors, the condition, and (*S,) bool where a system is singular (None: nowhere)."""
+    """The factors, the condition, and (*S,) bool where a system is singular (None: nowhere).
+
+    With ``on_failure="nan"`` those of a singular system are replaced by what is harmless.
+    """
     with torch.no_grad():
         root, lam = system.M.detach(), system.lam.detach()
         if system.s is not None:
             root = system.s.detach().sqrt().unsqueeze(-1) * root
         if method == "cholesky" and options.data_dependent:
-            return quick_cholesky(root, lam, REFINE_ABOVE)
-        return FACTORS[method](root, lam)
+            factor, condition, singular = quick_cholesky(root, lam, REFINE_ABOVE)
+        else:
+            factor, condition, singular = FACTORS[method](root, lam)
+        if options.on_failure == "nan" and singular is not None:
+            factor = harmless(method, factor, singular)
+        return factor, condition, singular
+
+
+def refines(method: str, condition: Tensor, options: SolveOptions) -> bool:
+    """Whether Cholesky's answers are refined: where the condition asks, and wherever it cannot be seen."""
+    return method == "cholesky" and not (options.data_dependent and bool((condition <= REFINE_ABOVE).all()))
 
 
 def _solve_once(problem: RidgeProblem, system: System, form: str, method: str, options: SolveOptions) -> Solved:
     """Solve with one form and one method, and measure the residual."""
     M, s, Y, lam, per_column, shared, batch = system
     factor, condition, singular = factor_system(system, method, options)
-    if method == "cholesky" and options.data_dependent and bool((condition > REFINE_ABOVE).any()):
+    if refines(method, condition, options):
         method = REFINED
     N = None if s is None else s.unsqueeze(-1) * M
     check = options.on_failure if options.data_dependent or options.on_failure == "nan" else "nan"
