@@ -11,6 +11,7 @@ from layers_helpers import data, relative
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from convexdistill.layers import Status, ridge
+from convexdistill.layers.problems.ridge import RidgeProblem
 
 small = settings(max_examples=25, deadline=None)
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
@@ -266,3 +267,30 @@ def test_scaling_the_data_changes_nothing_but_the_scale(backend):
 
 def test_status_codes_have_sentences():
     assert all(status.message.endswith(".") for status in Status)
+
+
+@pytest.mark.parametrize(("x", "y", "lam"), [(1.0, 1e200, 1.0), (1e155, 1.0, 1.0), (1e-160, 1.0, 1e-318), (1e-90, 1e120, 1e-180)])
+def test_sizes_whose_squares_leave_float64_are_measured(x, y, lam):
+    features, labels = data(20, 6)
+    fit = ridge(features * x, labels * y, lam)
+    assert 0 < fit.info.residual <= 1e-12
+    expected = ridge(features, labels, lam / x / x).weight / x * y
+    torch.testing.assert_close(fit.weight, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("x", "y"), [(1e155, 1.0), (1e-170, 1e-170), (1.0, 1e200), (1e-100, 1e-100)])
+def test_what_solves_nothing_has_a_large_residual_at_every_size(x, y):
+    features, labels = data(20, 6)
+    problem = RidgeProblem(features * x, labels * y, torch.ones(1, dtype=torch.float64))
+    expected = RidgeProblem(features, labels, torch.ones(1, dtype=torch.float64))
+    nothing = torch.zeros(6, 2, dtype=torch.float64)
+    torch.testing.assert_close(problem.residual(nothing), expected.residual(nothing), rtol=10, atol=0)
+
+
+def test_the_weight_may_be_changed_in_place():
+    features, labels = data(20, 6, grad=True)
+    weight = ridge(features, labels, 0.5).weight
+    weight.mul_(2.0)
+    found = torch.autograd.grad(weight.pow(3).sum(), (features, labels))
+    right = torch.autograd.grad((2.0 * ridge(features, labels, 0.5).weight).pow(3).sum(), (features, labels))
+    torch.testing.assert_close(found, right)

@@ -50,6 +50,8 @@ def solve_kernel_ridge(problem: KernelRidgeProblem, options: SolveOptions) -> So
                 break
     if options.data_dependent and options.on_failure != "nan":
         _refuse_indefinite(reported, factor)
+    if options.on_failure == "nan":
+        factor = _harmless(factor, reported != 0)
     policy = options.on_failure if options.data_dependent else "nan"
     V = kernel_solve(system.K, system.s, system.Y, system.lam, factor, policy)
     batch = problem.batch_shape
@@ -130,6 +132,15 @@ def _eigh(T: Tensor) -> tuple[Factor, Tensor, Tensor]:
     reported = (~(smallest > noise)).to(torch.int8) * int(Status.SINGULAR)
     reported = reported.masked_fill(smallest < -noise, int(Status.INVALID_INPUT))
     return (vectors, values), condition, reported
+
+
+def _harmless(factor: Factor, failed: Tensor) -> Factor:
+    """The factor without NaN or infinity where it failed, (*S,) bool: no answer, but gradients of zero."""
+    first, values = factor
+    if values is not None:
+        return first, values.masked_fill(failed.unsqueeze(-1), 1.0)
+    eye = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)
+    return torch.where(failed[..., None, None], eye, first), None
 
 
 def _refuse_indefinite(reported: Tensor, factor: Factor) -> None:
