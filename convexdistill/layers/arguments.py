@@ -31,6 +31,7 @@ class Argument(NamedTuple):
         sign: ``"any"``, ``"nonnegative"`` or ``"positive"``.
         infinite: whether ±inf has a meaning (a bound that is not there).
         required: whether None is no default but a mistake.
+        double: whether a float64 tensor will do beside shorter ones: rounded to float16, λ = 1e-8 is 0.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Argument(NamedTuple):
     sign: str = "any"
     infinite: bool = False
     required: bool = False
+    double: bool = False
 
 
 class Rule(NamedTuple):
@@ -129,12 +131,12 @@ def convert(arguments: Sequence[Argument]) -> Values:
     first = arguments[0].value
     assert isinstance(first, Tensor)
     values: Values = {}
-    for name, value, core, _, _, required in arguments:
+    for name, value, core, _, _, required, double in arguments:
         if value is None and not required:
             values[name] = None
         elif isinstance(value, Tensor):
             checks.require_tensor(name, value)
-            checks.require_same_kind(arguments[0].name, first, name, value)
+            checks.require_same_kind(arguments[0].name, first, name, value, double=double)
             missing = core - value.ndim
             values[name] = (value if missing <= 0 else value.reshape(*[1] * missing, *value.shape)).double()
         elif isinstance(value, bool) or not isinstance(value, Real):
@@ -174,7 +176,7 @@ def check_finite(arguments: Sequence[Argument]) -> None:
     Raises:
         NonFiniteInputError: a value is one; the message says which.
     """
-    for name, value, _, _, infinite, _ in arguments:
+    for name, value, _, _, infinite, *_ in arguments:
         if value is not None:
             tensor = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
             checks.require_finite(name, tensor, infinite=infinite)
@@ -192,7 +194,7 @@ def sanitise(
     assert first is not None
     nonfinite = invalid = torch.zeros((), dtype=torch.bool, device=first.device)
     safe: Values = {}
-    for name, _, core, sign, infinite, _ in arguments:
+    for name, _, core, sign, infinite, *_ in arguments:
         tensor = values[name]
         if tensor is None:
             safe[name] = None

@@ -37,14 +37,14 @@ def require_tensor(name: str, value: Any) -> Tensor:
     return value
 
 
-def require_same_kind(first: str, reference: Tensor, name: str, tensor: Tensor) -> None:
-    """Check that a tensor has the dtype and the device of the reference.
+def require_same_kind(first: str, reference: Tensor, name: str, tensor: Tensor, *, double: bool = False) -> None:
+    """Check that a tensor has the dtype (or, where ``double`` allows it, float64) and the device of the reference.
 
     Raises:
         DtypeError: dtypes differ.
         DeviceError: devices differ.
     """
-    if tensor.dtype != reference.dtype:
+    if tensor.dtype != reference.dtype and not (double and tensor.dtype == torch.float64):
         raise DtypeError(
             f"{name} is {tensor.dtype} but {first} is {reference.dtype}; "
             f"bring them to one dtype, for example {name}.to({first}.dtype)."

@@ -161,6 +161,7 @@ def ridge_in_chunks(
             info.residual.expand(batch),
             None if info.condition is None else info.condition.expand(batch),
         )
+    info = failure.mark_overflow(info, weight, bias)
     failure.enforce(info, on_failure)
     if on_failure == "nan":
         failed = (info.status != 0)[..., None]
@@ -205,9 +206,9 @@ def _check(
         ShapeError: leading dimensions do not broadcast.
     """
     checks.require_values("features", X)
-    for name, value, *_ in arguments:
+    for name, value, *_, double in arguments:
         if isinstance(value, Tensor):
-            checks.require_same_kind("features", X, name, checks.require_tensor(name, value))
+            checks.require_same_kind("features", X, name, checks.require_tensor(name, value), double=double)
     named = [("features", X.shape[:-2]), ("labels", Y.shape[:-2]), ("lam", penalty.shape[:-1])]
     if sample_weight is not None:
         named.append(("sample_weight", sample_weight.shape[:-1]))

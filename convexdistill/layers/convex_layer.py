@@ -181,11 +181,15 @@ class ConvexLayer(nn.Module):
         status = record.status.masked_fill(invalid, int(Status.INVALID_INPUT))
         status = status.masked_fill(nonfinite, int(Status.NONFINITE_INPUT))
         info = _info(record._replace(status=status), batch)
-        failure.enforce(info, self.on_failure)
         shaped = [
             value.reshape((*batch, *variable.shape)).to(first.dtype)
             for variable, value in zip(self.program.variables, values, strict=True)
         ]
+        info = failure.mark_overflow(info, *shaped)
+        failure.enforce(info, self.on_failure)
+        if self.on_failure == "nan":
+            lost = info.status == int(Status.OVERFLOW)
+            shaped = [t.masked_fill(lost[(..., *[None] * (t.ndim - lost.ndim))], float("nan")) for t in shaped]
         return ConvexSolution(tuple(shaped), info)
 
     def _plan(self) -> Plan:

@@ -49,6 +49,21 @@ def judge(
     return status
 
 
+def mark_overflow(info: SolveInfo, *answers: Tensor | None) -> SolveInfo:
+    """The record of answers (*B, ...) after their cast to the dtype of the inputs, which may not hold them.
+
+    A verified answer is finite in float64, so infinity in one that is shorter comes from the cast.
+    """
+    lost = torch.zeros_like(info.status, dtype=torch.bool)
+    for answer in answers:
+        if answer is None or answer.dtype == torch.float64:
+            continue
+        core = answer.shape[info.status.ndim :].numel()
+        lost = lost | answer.detach().isinf().reshape(*info.status.shape, core).any(-1)
+    status = info.status.masked_fill(lost & (info.status == 0), int(Status.OVERFLOW))
+    return SolveInfo(info.backend, info.form, info.method, status, info.residual, info.condition, info.steps)
+
+
 def enforce(info: SolveInfo, on_failure: str) -> None:
     """Raise or warn if an element failed, as ``on_failure`` says; ``"nan"`` does nothing here.
 
@@ -69,7 +84,7 @@ def enforce(info: SolveInfo, on_failure: str) -> None:
         f"{float(info.residual.nan_to_num(nan=float('inf')).max()):.1e}. {status.message}"
     )
     if on_failure == "warn":
-        warnings.warn(message, NumericalWarning, stacklevel=5)
+        warnings.warn(message, NumericalWarning, stacklevel=4)
         return
     raise ERRORS.get(status, NotConvergedError)(message, info=info, batch_indices=tuple(failed))
 

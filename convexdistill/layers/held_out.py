@@ -19,7 +19,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from convexdistill.errors import NumericalWarning, SingularSystemError
+from convexdistill.errors import NotConvergedError, NumericalWarning, SingularSystemError
 from convexdistill.layers import arguments as args
 from convexdistill.layers import failure, pipeline
 from convexdistill.layers.arguments import Values
@@ -63,7 +63,7 @@ def loo_residuals(
         InvalidInputError: as ``ridge`` does.
         SingularSystemError: the model is not unique, or is not when some example is left out (λ = 0, and the only
             example with a feature; a single example with a free intercept).
-        NotConvergedError: the residual of the solve is above 1e-8.
+        NotConvergedError: the residual of the solve is above 1e-8, or the features' dtype cannot hold the answer.
 
     Example:
         >>> import torch
@@ -74,7 +74,7 @@ def loo_residuals(
         True
     """
     R, left, _ = _hold_out(features, labels, lam, sample_weight, intercept, on_failure)
-    e = (R / left).to(features.dtype)
+    e = _cast(R / left, features.dtype, on_failure)
     return e.squeeze(-1) if labels.ndim == features.ndim - 1 else e
 
 
@@ -137,8 +137,27 @@ def _differentiable_score(
     criterion: str,
 ) -> Tensor:
     R, left, s = _hold_out(features, labels, lam, sample_weight, intercept, on_failure)
-    score = score_of(R, left, s, criterion).to(features.dtype)
+    score = _cast(score_of(R, left, s, criterion), features.dtype, on_failure)
     return score.squeeze(-1) if labels.ndim == features.ndim - 1 else score
+
+
+def _cast(values: Tensor, dtype: torch.dtype, on_failure: str) -> Tensor:
+    """Verified float64 values in the dtype of the inputs, which may not hold them.
+
+    Raises:
+        NotConvergedError: it cannot hold one, and ``on_failure="raise"``.
+    """
+    cast = values.to(dtype)
+    if dtype == torch.float64:
+        return cast
+    lost = cast.isinf()
+    if on_failure == "nan" or inside_transform():
+        return cast.masked_fill(lost, float("nan"))
+    if bool(lost.any()):
+        if on_failure == "raise":
+            raise NotConvergedError(Status.OVERFLOW.message)
+        warnings.warn(Status.OVERFLOW.message, NumericalWarning, stacklevel=3)
+    return cast
 
 
 def _hold_out(

@@ -107,7 +107,7 @@ def kernel_ridge(
         [
             Argument("gram", gram, 2),
             Argument("labels", labels, 2),
-            Argument("lam", lam, 1, "nonnegative", required=True),
+            Argument("lam", lam, 1, "nonnegative", required=True, double=True),
             Argument("sample_weight", sample_weight, 1, "nonnegative"),
         ],
         build,

@@ -118,7 +118,7 @@ def logistic_regression(
         [
             Argument("features", features, 2),
             Argument("labels", labels, 2),
-            Argument("lam", lam, 1, "nonnegative", required=True),
+            Argument("lam", lam, 1, "nonnegative", required=True, double=True),
             Argument("sample_weight", sample_weight, 1, "nonnegative"),
         ],
         build,

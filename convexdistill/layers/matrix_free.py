@@ -89,7 +89,7 @@ def ridge_matrix_free(
         >>> Y = torch.tensor([1.0, 0.0, 1.0], requires_grad=True)
         >>> fit = ridge_matrix_free(A, Y, lam=1.0)
         >>> fit.weight
-        tensor([0.6250, 0.1250], grad_fn=<ToCopyBackward0>)
+        tensor([0.6250, 0.1250], grad_fn=<SqueezeBackward1>)
         >>> fit.weight[0].backward()
         >>> Y.grad
         tensor([ 0.3750, -0.1250,  0.2500])
@@ -106,7 +106,7 @@ def ridge_matrix_free(
         )
     if max_steps is not None and max_steps < 1:
         raise ParameterRangeError(f"max_steps is {max_steps}, but max_steps must be >= 1.")
-    arguments = [Argument("labels", labels, 2), Argument("lam", lam, 1, "nonnegative", required=True)]
+    arguments = [Argument("labels", labels, 2), Argument("lam", lam, 1, "nonnegative", required=True, double=True)]
     if isinstance(operator, Tensor):
         checks.require_tensor("operator", operator)
         checks.require_same_kind("labels", checks.require_tensor("labels", labels), "operator", operator)

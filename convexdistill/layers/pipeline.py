@@ -14,10 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from convexdistill.errors import UnsupportedError
 from convexdistill.layers import arguments as args
 from convexdistill.layers import failure
 from convexdistill.layers.arguments import Argument, Rule, Values
-from convexdistill.layers.backends import capabilities, select
+from convexdistill.layers.backends import capabilities, select, torch_backend
 from convexdistill.layers.backends.base import Backend, Plan, Solved, SolveOptions, inside_transform, pick
 from convexdistill.layers.problems.base import Problem
 from convexdistill.layers.solution import LinearFit, SolveInfo
@@ -124,18 +125,20 @@ def run(
     solved = solver.solvers[problem_class](problem, options)
     if not solver.transforms:
         solved = capabilities.guard_gradient(solver, problem_class, solved)
-    info = verify(solver.name, problem, solved, on_failure, nonfinite, invalid)
+    info = verify(solver, problem, solved, nonfinite, invalid)
 
     weight, bias = recover(solved.answer)
+    first = arguments[0].value
+    if isinstance(first, Tensor) and first.dtype != weight.dtype:
+        weight, bias = weight.to(first.dtype), None if bias is None else bias.to(first.dtype)
+        info = failure.mark_overflow(info, weight, bias)
+    failure.enforce(info, on_failure)
     if on_failure == "nan":
         failed = (info.status != 0)[..., None]
         weight = weight.masked_fill(failed[..., None], float("nan"))
         bias = None if bias is None else bias.masked_fill(failed, float("nan"))
     if vector_labels:
         weight, bias = weight.squeeze(-1), None if bias is None else bias.squeeze(-1)
-    first = arguments[0].value
-    if isinstance(first, Tensor) and first.dtype != weight.dtype:
-        weight, bias = weight.to(first.dtype), None if bias is None else bias.to(first.dtype)
     return LinearFit(weight, bias, info, vector_labels)
 
 
@@ -157,25 +160,31 @@ def may_look(on_failure: str, values: Values) -> bool:
 
 
 def verify(
-    name: str,
+    backend: Backend,
     problem: Problem,
     solved: Solved,
-    on_failure: str,
     nonfinite: Tensor | None = None,
     invalid: Tensor | None = None,
 ) -> SolveInfo:
-    """Judge a backend's answer by the optimality residual; raise or warn as ``on_failure`` says.
+    """Judge a backend's answer by the optimality residual, which only the package's own solvers may bring along.
 
     Raises:
-        SolveError: an element was not solved, and ``on_failure="raise"``.
+        UnsupportedError: another backend's answer has the wrong shape.
     """
     residual = solved.residual
+    if backend is not torch_backend.BACKEND:
+        residual = None
+        if solved.answer.shape != problem.answer_shape:
+            raise UnsupportedError(
+                f"backend {backend.name!r} returned an answer of shape {tuple(solved.answer.shape)} to a "
+                f"{type(problem).__name__}; it must return {tuple(problem.answer_shape)}."
+            )
     if residual is None:
         residual = problem.residual(solved.answer, solved.dual)
     status = failure.judge(residual, solved.reported, nonfinite, invalid)
-    info = SolveInfo(name, solved.form, solved.method, status, residual, solved.condition, solved.steps)
-    failure.enforce(info, on_failure)
-    return info
+    return SolveInfo(
+        backend.name, solved.form, solved.method, status, residual, solved.condition, solved.steps
+    )
 
 
 def _not_finite(values: Values) -> bool:

@@ -178,7 +178,7 @@ def ridge_arguments(
     return vector_labels, [
         Argument("features", features, 2),
         Argument("labels", labels, 2),
-        Argument("lam", lam, 1, "nonnegative", required=True),
+        Argument("lam", lam, 1, "nonnegative", required=True, double=True),
         Argument("sample_weight", sample_weight, 1, "nonnegative"),
         Argument("prior", prior, 2),
         Argument("penalty", penalty, 1, "positive"),

@@ -23,7 +23,7 @@ CRITERIA = ("loo", "gcv")
 
 
 class LamSelection(NamedTuple):
-    """The outcome of :func:`select_lam`.
+    """The outcome of :func:`select_lam`, in float64: the dtype of the features may round λ to 0.
 
     Attributes:
         lam: the best λ: (*B, 1), or (*B, C) when each target has its own; fits ``ridge(..., lam=)``.
@@ -114,9 +114,8 @@ def select_lam(
         if masks is not None:
             wrong = (masks[0] | masks[1]).unsqueeze(-1)
             lam, value = lam.masked_fill(wrong | value.isinf(), torch.nan), value.masked_fill(wrong, torch.nan)
-    dtype = features.dtype
     scores = scores.squeeze(-1) if labels.ndim == features.ndim - 1 else scores
-    return LamSelection(lam.to(dtype), value.to(dtype), scores.to(dtype), grid.to(dtype), at_edge)
+    return LamSelection(lam, value, scores, grid, at_edge)
 
 
 def check_grid(lams: Sequence[float] | Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class Status(IntEnum):
     MAX_STEPS = 5
     INFEASIBLE = 6
     UNBOUNDED = 7
+    OVERFLOW = 8
 
     @property
     def message(self) -> str:
@@ -51,5 +52,9 @@ _MESSAGES = {
     Status.INFEASIBLE: "No point meets all constraints at once; loosen one of them.",
     Status.UNBOUNDED: (
         "The objective has no minimum: it falls without end; add a constraint, or raise lam where there is one."
+    ),
+    Status.OVERFLOW: (
+        "The answer, found in float64, is too large for the dtype of the inputs; pass float64, "
+        "or scale the inputs."
     ),
 }

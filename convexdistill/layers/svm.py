@@ -145,7 +145,7 @@ def linear_svm(
         [
             Argument("features", features, 2),
             Argument("labels", labels, 2),
-            Argument("lam", lam, 1, "positive", required=True),
+            Argument("lam", lam, 1, "positive", required=True, double=True),
             Argument("sample_weight", sample_weight, 1, "nonnegative"),
         ],
         build,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from layers_helpers import data
 
-from convexdistill.errors import ShapeError, UnknownNameError, UnsupportedError
+from convexdistill.errors import NotConvergedError, ShapeError, UnknownNameError, UnsupportedError
 from convexdistill.layers import Ridge, backends, explain, ridge, use_backend
-from convexdistill.layers.backends import Backend
+from convexdistill.layers.backends import Backend, torch_backend
+from convexdistill.layers.problems.ridge import RidgeProblem
 
 REGISTRY = sys.modules["convexdistill.layers.backends"]
 
@@ -184,3 +186,27 @@ def test_compiled_layers_are_at_hand_while_another_is_compiled():
         thread.join(10)
     assert found == [first, "second", "second"]
     assert len(cache) == 2
+
+
+@pytest.mark.parametrize("claims", [False, True])
+def test_a_backend_is_not_believed(claims, monkeypatch):
+    """An answer that is off by 1 %, with the residual of the right one, is refused."""
+
+    def solve(problem, options):
+        right = torch_backend.BACKEND.solvers[RidgeProblem](problem, options)
+        return replace(right, answer=right.answer * 1.01, residual=right.residual if claims else None)
+
+    monkeypatch.setitem(REGISTRY._registry(), "foreign", Backend("foreign", {RidgeProblem: solve}))
+    with pytest.raises(NotConvergedError, match="not met"):
+        ridge(*data(8, 3), backend="foreign")
+
+
+@pytest.mark.parametrize("part", [slice(0, 1), slice(0, 2)])
+def test_an_answer_of_the_wrong_shape_is_refused(part, monkeypatch):
+    def solve(problem, options):
+        right = torch_backend.BACKEND.solvers[RidgeProblem](problem, options)
+        return replace(right, answer=right.answer[..., part])
+
+    monkeypatch.setitem(REGISTRY._registry(), "foreign", Backend("foreign", {RidgeProblem: solve}))
+    with pytest.raises(UnsupportedError, match=r"must return \(2, 3, 4\)"):
+        ridge(*data(2, 8, 3, columns=4), backend="foreign")

@@ -27,7 +27,7 @@ TABLE = [
     ("class indices", e.DtypeError, "one_hot", (X, torch.zeros(6, dtype=torch.long)), {}),
     ("complex", e.DtypeError, "floating-point", (X.to(torch.complex64), Y), {}),
     ("mixed dtypes", e.DtypeError, "labels is torch.float64 but features is torch.float32", (X, Y.double()), {}),
-    ("lam dtype", e.DtypeError, "lam is torch.float64", (X, Y, torch.tensor(1.0).double()), {}),
+    ("lam dtype", e.DtypeError, "lam is torch.float16", (X, Y, torch.tensor(1.0).half()), {}),
     ("lam word", e.DtypeError, "lam must be a number", (X, Y, "1"), {}),
     ("lam bool", e.DtypeError, "lam must be a number", (X, Y, True), {}),
     ("mixed devices", e.DeviceError, "labels is on meta but features is on cpu", (X, Y.to("meta")), {}),

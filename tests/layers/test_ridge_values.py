@@ -269,7 +269,9 @@ def test_status_codes_have_sentences():
     assert all(status.message.endswith(".") for status in Status)
 
 
-@pytest.mark.parametrize(("x", "y", "lam"), [(1.0, 1e200, 1.0), (1e155, 1.0, 1.0), (1e-160, 1.0, 1e-318), (1e-90, 1e120, 1e-180)])
+@pytest.mark.parametrize(
+    ("x", "y", "lam"), [(1.0, 1e200, 1.0), (1e155, 1.0, 1.0), (1e-160, 1.0, 1e-318), (1e-90, 1e120, 1e-180)]
+)
 def test_sizes_whose_squares_leave_float64_are_measured(x, y, lam):
     features, labels = data(20, 6)
     fit = ridge(features * x, labels * y, lam)

@@ -104,12 +104,12 @@ class RegularisedModule(LayerModule):
         self._columns = value if isinstance(value, Tensor) else None
         self._number = 0.0 if isinstance(value, Tensor) else value
 
-    def current_lam(self, features: Tensor, lam: float | Tensor | None = None) -> float | Tensor:
-        """λ for a solve: the one given, or else the module's own in the dtype of the features."""
+    def current_lam(self, lam: float | Tensor | None = None) -> float | Tensor:
+        """λ for a solve: the one given, or else the module's own, float64 where it is a tensor."""
         if lam is not None:
             return lam
-        own = self.lam if self.log_lam is None else self.log_lam.exp()
-        return own.to(getattr(features, "dtype", None)) if isinstance(own, Tensor) else own
+        own = self.lam if self.log_lam is None else self.log_lam.double().exp()
+        return own.double() if isinstance(own, Tensor) else own
 
     def extra_repr(self) -> str:
         """λ as it is now, and the options that differ from the defaults."""

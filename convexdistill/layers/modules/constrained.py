@@ -89,7 +89,7 @@ class ConstrainedRidge(RegularisedModule):
         return constrained_ridge(
             features,
             labels,
-            self.current_lam(features, lam),
+            self.current_lam(lam),
             lower=lower,
             upper=upper,
             sample_weight=sample_weight,

@@ -75,5 +75,5 @@ class KernelRidge(RegularisedModule):
             lam: () or broadcastable to (*B, C).
             sample_weight: (*B, n).
         """
-        lam = self.current_lam(gram, lam)
+        lam = self.current_lam(lam)
         return kernel_ridge(gram, labels, lam, sample_weight=sample_weight, **self.options())

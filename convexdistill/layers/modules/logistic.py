@@ -77,5 +77,5 @@ class LogisticRegression(RegularisedModule):
             lam: () or broadcastable to (*B, C).
             sample_weight: (*B, n).
         """
-        lam = self.current_lam(features, lam)
+        lam = self.current_lam(lam)
         return logistic_regression(features, labels, lam, sample_weight=sample_weight, **self.options())

@@ -83,7 +83,7 @@ class Ridge(RegularisedModule):
             prior: (*B, d, C), what the weight is drawn to.
             penalty: (*B, d), one factor a feature.
         """
-        lam = self.current_lam(features, lam)
+        lam = self.current_lam(lam)
         return ridge(
             features, labels, lam, sample_weight=sample_weight, prior=prior, penalty=penalty, **self.options()
         )
@@ -108,4 +108,4 @@ class Ridge(RegularisedModule):
         options = self.options()
         if options.pop("backend") not in ("auto", "torch"):
             raise UnsupportedError(f"backend={self.backend!r} keeps no factors; use backend='torch'.")
-        return factorize(features, self.current_lam(features, lam), sample_weight=sample_weight, **options)
+        return factorize(features, self.current_lam(lam), sample_weight=sample_weight, **options)

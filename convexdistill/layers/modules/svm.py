@@ -86,5 +86,5 @@ class LinearSVM(RegularisedModule):
             lam: () or broadcastable to (*B, C).
             sample_weight: (*B, n).
         """
-        lam = self.current_lam(features, lam)
+        lam = self.current_lam(lam)
         return linear_svm(features, labels, lam, sample_weight=sample_weight, **self.options())

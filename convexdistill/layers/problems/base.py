@@ -17,7 +17,7 @@ def broadcast_shapes(*shapes: tuple[int, ...]) -> torch.Size:
 
 
 def size_of(values: Tensor) -> Tensor:
-    """Frobenius norms of matrices (*B, r, c), or their largest entries where the squares leave float64, > 0; (*B,)."""
+    """Frobenius norms (*B,) of matrices, or their largest entries where the squares leave float64; never 0."""
     norm = torch.linalg.matrix_norm(values)
     largest = torch.linalg.vector_norm(values, ord=float("inf"), dim=(-2, -1))
     size: Tensor = torch.where((norm > TINY**0.5) & norm.isfinite(), norm, largest).clamp_min(TINY)
@@ -30,6 +30,11 @@ class Problem(Protocol):
     @property
     def batch_shape(self) -> torch.Size:
         """The common leading dimensions *B."""
+        ...
+
+    @property
+    def answer_shape(self) -> torch.Size:
+        """The shape (*B, ...) of an answer."""
         ...
 
     def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:

@@ -39,6 +39,11 @@ class KernelRidgeProblem:
             () if self.weights is None else self.weights.shape[:-1],
         )
 
+    @property
+    def answer_shape(self) -> torch.Size:
+        """(*B, n, C)."""
+        return torch.Size((*self.batch_shape, *self.labels.shape[-2:]))
+
     def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
         """The largest normwise backward error of a column, (*B,).
 

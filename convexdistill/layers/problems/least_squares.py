@@ -38,6 +38,11 @@ class LeastSquaresProblem:
         """The common leading dimensions *B."""
         return broadcast_shapes(self.features.shape[:-2], self.labels.shape[:-2])
 
+    @property
+    def answer_shape(self) -> torch.Size:
+        """(*B, d, C)."""
+        return torch.Size((*self.batch_shape, self.features.shape[-1], self.labels.shape[-1]))
+
     def residual(self, answer: Tensor, dual: Tensor | None = None, dropped: Tensor | None = None) -> Tensor:
         """The larger of two normwise backward errors, (*B,), in Frobenius norms.
 

@@ -58,6 +58,11 @@ class LogisticProblem:
             penalised[-1] = 0.0
         return penalised * self.lam.unsqueeze(-2)
 
+    @property
+    def answer_shape(self) -> torch.Size:
+        """(*B, D, C)."""
+        return torch.Size((*self.batch_shape, self.features.shape[-1], self.labels.shape[-1]))
+
     def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
         """``‖Xᵀ(s(mP − Y)) + λW‖ / (‖√s X‖ ‖√s Y‖)``, (*B,), in Frobenius norms, P = softmax(XW).
 

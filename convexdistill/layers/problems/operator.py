@@ -43,6 +43,11 @@ class OperatorProblem:
         """The common leading dimensions *B."""
         return broadcast_shapes(self.A.shape[:-2], self.labels.shape[:-2], self.lam.shape[:-1])
 
+    @property
+    def answer_shape(self) -> torch.Size:
+        """(*B, d, C)."""
+        return torch.Size((*self.batch_shape, self.A.shape[-1], self.labels.shape[-1]))
+
     def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
         """``‖Aᵀ(AW − Y) + λW‖ / (size ‖Y‖)``, (*B,): that of a ridge problem, or larger.
 

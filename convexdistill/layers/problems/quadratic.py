@@ -66,6 +66,11 @@ class QuadraticProblem:
         """The common leading dimensions *B."""
         return self.shape[:-1]
 
+    @property
+    def answer_shape(self) -> torch.Size:
+        """(*B, L, k)."""
+        return torch.Size((*self.shape, self.linear.shape[-1]))
+
     def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
         """The largest relative violation of the conditions above over the L programs, (*B,); see ``violation``."""
         with torch.no_grad():

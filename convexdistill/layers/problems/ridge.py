@@ -47,6 +47,11 @@ class RidgeProblem:
         root = self.weights.sqrt().unsqueeze(-1)
         return RidgeProblem(root * self.features, root * self.labels, self.lam)
 
+    @property
+    def answer_shape(self) -> torch.Size:
+        """(*B, d, C)."""
+        return torch.Size((*self.batch_shape, self.features.shape[-1], self.labels.shape[-1]))
+
     def residual(self, answer: Tensor, dual: Tensor | None = None) -> Tensor:
         """``‖Xᵀ(XW − Y) + λW‖ / (‖X‖ ‖Y‖)``, (*B,), in Frobenius norms, rows scaled by √s.
 

@@ -85,7 +85,7 @@ class _Solve(torch.autograd.Function):
         else:
             right = rows @ E if B is None else rows @ E + B
         if method == "qr" and N is None and E is not None and B is None:
-            V = _least_squares(M, E, lam)
+            V = _least_squares(M, E, lam, first)
         else:
             V = apply(method, factor, right)
         # R⁻¹R⁻ᵀ(NᵀE) squares the condition number like the normal equations do; one or two corrections by
@@ -154,11 +154,11 @@ class _SolveWithJvp(_Solve):
         return solve(M, N, None, right, lam, ctx.method, _given(*factor), ctx.on_failure)
 
 
-def _least_squares(M: Tensor, E: Tensor, lam: Tensor) -> Tensor:
-    """S⁻¹MᵀE as the least-squares answer of [M; √λ I] V ≈ [E; 0], which loses κ and not κ² (Björck 1996, §2.4)."""
+def _least_squares(M: Tensor, E: Tensor, lam: Tensor, R: Tensor) -> Tensor:
+    """S⁻¹MᵀE for S = RᵀR, as the least-squares answer of [M; √λ I] V ≈ [E; 0], which loses κ and not κ² (Björck 1996, §2.4)."""
     k = M.shape[-1]
     root = lam.sqrt()[..., None, None] * torch.eye(k, dtype=M.dtype, device=M.device)
-    Q, R = torch.linalg.qr(torch.cat([M, root.expand(*M.shape[:-2], k, k)], -2))
+    Q, _ = torch.linalg.qr(torch.cat([M, root.expand(*M.shape[:-2], k, k)], -2))
     V: Tensor = torch.linalg.solve_triangular(R, Q[..., : M.shape[-2], :].mT @ E, upper=True)
     return V
 

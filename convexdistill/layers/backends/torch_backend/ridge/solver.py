@@ -14,7 +14,13 @@ from torch import Tensor
 
 from convexdistill.errors import PerformanceWarning
 from convexdistill.layers.backends.base import Plan, Solved, SolveOptions, pick
-from convexdistill.layers.backends.torch_backend.ridge.factors import FACTORS, REFINED, Factor, harmless, quick_cholesky
+from convexdistill.layers.backends.torch_backend.ridge.factors import (
+    FACTORS,
+    REFINED,
+    Factor,
+    harmless,
+    quick_cholesky,
+)
 from convexdistill.layers.backends.torch_backend.ridge.implicit import solve
 from convexdistill.layers.problems.base import broadcast_shapes
 from convexdistill.layers.problems.ridge import RidgeProblem
