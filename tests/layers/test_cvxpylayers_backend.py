@@ -215,3 +215,22 @@ def test_threads_share_layers_safely(conic):
         thread.join()
     assert len(errors) == 12
     assert max(errors) <= 1e-6
+
+
+@pytest.mark.parametrize("method", ["moreau", "diffcp"])
+@pytest.mark.parametrize("lam", [1e-3, 1e-6])
+def test_gradients_to_the_features_are_as_exact_as_the_closed_form(method, lam):
+    if method == "moreau":
+        pytest.importorskip("moreau")
+    U, _, V = torch.linalg.svd(torch.randn(20, 6, dtype=torch.float64), full_matrices=False)
+    features = U @ torch.diag(torch.logspace(0, -2, 6, dtype=torch.float64)) @ V
+    labels, cotangent = torch.randn(20, 2, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+
+    def gradients(**options):
+        X, Y = features.clone().requires_grad_(), labels.clone().requires_grad_()
+        strength = torch.tensor(lam, dtype=torch.float64, requires_grad=True)
+        weight = ridge(X, Y, strength, **options).weight
+        return torch.autograd.grad(weight, (X, Y, strength), cotangent)
+
+    for found, right in zip(gradients(backend="cvxpylayers", method=method), gradients(), strict=True):
+        assert float((found - right).norm() / right.norm()) <= 1e-9

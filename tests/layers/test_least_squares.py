@@ -433,3 +433,12 @@ class TestRefusals:
         X, Y = data(6, 3)
         with pytest.raises(ParameterRangeError, match="sums to 0"):
             least_squares(X, Y, sample_weight=torch.zeros(6).double(), intercept="free")
+
+
+def test_the_gradient_to_a_weight_of_zero_is_nan():
+    features, labels = data(12, 4)
+    weight = torch.rand(12, dtype=torch.float64)
+    weight[3] = 0.0
+    weight.requires_grad_()
+    (found,) = torch.autograd.grad(least_squares(features, labels, sample_weight=weight).weight.sum(), weight)
+    assert found.isnan().tolist() == [i == 3 for i in range(12)]

@@ -44,7 +44,8 @@ class RidgeProblem:
         """
         if self.weights is None:
             return self
-        root = self.weights.sqrt().unsqueeze(-1)
+        # Times 1, or times 0 where the weight is 0: there the derivative is 0/0 = NaN, and not ±infinity.
+        root = (self.weights.sqrt() * (self.weights > 0)).unsqueeze(-1)
         return RidgeProblem(root * self.features, root * self.labels, self.lam)
 
     @property

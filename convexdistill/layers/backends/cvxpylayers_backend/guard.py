@@ -10,7 +10,8 @@ place where each is guarded, for every program:
 - derivatives are inexact and nobody says so (a regularised or truncated linear solve): they are verified,
   refined, and refused when that does not help. For a program with a term −2bᵀv in its cost and v = S⁻¹(…),
   the gradient to b is U = S⁻¹v̄, so the error of U is seen in v̄ − SU; the gradients of that remainder are
-  added (iterative refinement);
+  added (iterative refinement). The other gradients, which nothing would verify, are those of S v = b by the
+  implicit function theorem, from v and U;
 - the backward pass is once-differentiable, and some graphs drop the second-order term: differentiating
   it raises :class:`~convexdistill.errors.UnsupportedError`;
 - layers keep state between calls: one lock a layer;
@@ -58,6 +59,7 @@ class Compiled:
         derivative: solver arguments that only a call with gradients takes.
         linear: index of the parameter b of the term −2bᵀv, by which gradients are verified.
         system: ``(parameters, U) -> S U`` for the program's S, where it has one.
+        implicit: ``(parameters, v, U, i) -> gradient`` to parameter i, which is not b, for that S.
     """
 
     call: Callable[..., tuple[Tensor, ...]]
@@ -67,6 +69,7 @@ class Compiled:
     derivative: Mapping[str, Any] = field(default_factory=dict)
     linear: int | None = None
     system: Callable[[list[Tensor], Tensor], Tensor] | None = None
+    implicit: Callable[[list[Tensor], Tensor, Tensor, int], Tensor] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -204,17 +207,18 @@ class _Guarded(torch.autograd.Function):
             if i == layer.linear and needs_grad:
                 leaves[i] = leaves[i].expand(batch, *layer.shapes[i]).contiguous()
                 needed = True
-            leaves[i].requires_grad_(needed)
-        data = any(needed for i, needed in enumerate(ctx.needed) if i != layer.linear)
+            leaves[i].requires_grad_(needed and (layer.implicit is None or i == layer.linear))
+        data = any(leaf.requires_grad for i, leaf in enumerate(leaves) if i != layer.linear)
         arguments = {**call_arguments(layer.solver, data), **(layer.derivative if needs_grad else {})}
         try:
             with layer.lock, torch.set_grad_enabled(needs_grad), _quiet():
                 (output,) = layer.call(*leaves, solver_args=arguments)
         except _solver_errors():  # one hopeless element raises for all: the residual will tell
             return parameters[0].new_full((batch, *layer.output), float("nan"))
+        answer = _refined(layer, leaves, output.detach())
         if needs_grad:
-            ctx.inner = (layer, leaves, output)
-        return _refined(layer, leaves, output.detach()).to(parameters[0].device)
+            ctx.inner = (layer, leaves, output, answer)
+        return answer.to(parameters[0].device)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Any:
@@ -224,8 +228,14 @@ class _Guarded(torch.autograd.Function):
         if ctx.inner is None:  # nothing was solved: an empty batch, or a solver that gave up
             grads: list[Tensor | None] = [torch.full_like(p, float("nan")) for p in parameters]
         else:
-            layer, leaves, output = ctx.inner
+            layer, leaves, output, answer = ctx.inner
             grads = _gradients(layer, leaves, output, cotangent.detach(), ctx.on_failure)
+            if layer.implicit is not None and layer.linear is not None:
+                U = grads[layer.linear]
+                assert U is not None
+                for i, needed in enumerate(ctx.needed):
+                    if needed and i != layer.linear:
+                        grads[i] = layer.implicit(leaves, answer, U, i)
         result: list[Tensor | None] = [None, None, None]
         for parameter, grad, needed in zip(parameters, grads, ctx.needed, strict=True):
             if not needed:

@@ -155,7 +155,7 @@ class _SolveWithJvp(_Solve):
 
 
 def _least_squares(M: Tensor, E: Tensor, lam: Tensor, R: Tensor) -> Tensor:
-    """S⁻¹MᵀE for S = RᵀR, as the least-squares answer of [M; √λ I] V ≈ [E; 0], which loses κ and not κ² (Björck 1996, §2.4)."""
+    """S⁻¹MᵀE for S = RᵀR, the least-squares answer of [M; √λ I] V ≈ [E; 0]: loses κ, not κ² (Björck 1996, 2.4)."""
     k = M.shape[-1]
     root = lam.sqrt()[..., None, None] * torch.eye(k, dtype=M.dtype, device=M.device)
     Q, _ = torch.linalg.qr(torch.cat([M, root.expand(*M.shape[:-2], k, k)], -2))
