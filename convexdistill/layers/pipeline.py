@@ -182,9 +182,7 @@ def verify(
     if residual is None:
         residual = problem.residual(solved.answer, solved.dual)
     status = failure.judge(residual, solved.reported, nonfinite, invalid)
-    return SolveInfo(
-        backend.name, solved.form, solved.method, status, residual, solved.condition, solved.steps
-    )
+    return SolveInfo(backend.name, solved.form, solved.method, status, residual, solved.condition, solved.steps)
 
 
 def _not_finite(values: Values) -> bool:
