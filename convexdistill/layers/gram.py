@@ -9,6 +9,7 @@ from torch import Tensor
 
 from convexdistill.errors import ParameterRangeError, ShapeError
 from convexdistill.layers import arguments as args
+from convexdistill.layers import failure
 from convexdistill.layers.backends.base import pick
 from convexdistill.layers.kernel_ridge import kernel_ridge
 from convexdistill.layers.reduction import INTERCEPTS
@@ -201,4 +202,11 @@ class GramAccumulator:
             bias = (y - (x.unsqueeze(-2) @ weight).squeeze(-2)).to(self._dtype)
         elif intercept == "penalized":
             weight, bias = weight[..., :-1, :], weight[..., -1, :].to(self._dtype)
-        return LinearFit(weight.to(self._dtype), bias, found.info)
+        weight = weight.to(self._dtype)
+        info = failure.mark_overflow(found.info, weight, bias)
+        failure.enforce(info, on_failure)
+        if on_failure == "nan":
+            lost = ~info.ok[..., None]
+            weight = weight.masked_fill(lost[..., None], float("nan"))
+            bias = None if bias is None else bias.masked_fill(lost, float("nan"))
+        return LinearFit(weight, bias, info)

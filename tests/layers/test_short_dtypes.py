@@ -10,6 +10,7 @@ from layers_helpers import data, relative
 from convexdistill.errors import DtypeError, NotConvergedError, NumericalWarning
 from convexdistill.layers import (
     ConvexLayer,
+    GramAccumulator,
     KernelRidge,
     Ridge,
     RidgeCV,
@@ -59,6 +60,15 @@ def test_only_the_element_that_overflows_fails():
     fit = ridge(features, (labels * 1e20).float(), 0.0, on_failure="nan")
     assert fit.info.status.tolist() == [Status.OVERFLOW, 0]
     assert fit.weight[1].isfinite().all()
+
+
+def test_what_was_accumulated_refuses_as_well():
+    features, labels = data(12, 3)
+    seen = GramAccumulator()
+    seen.update((1e-3 * features).half(), (500 * labels).half())
+    with pytest.raises(NotConvergedError, match="too large for the dtype"):
+        seen.fit(0.0)
+    assert seen.fit(0.0, on_failure="nan").weight.isnan().all()
 
 
 def test_scores_and_convex_layers_refuse_as_well():
