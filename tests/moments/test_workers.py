@@ -61,13 +61,13 @@ def same_labels(moments: Moments) -> bool:
     return float((labels(moments) - expected).norm() / expected.norm()) < 1e-8
 
 
-@pytest.mark.timeout(900)  # a busy machine starts processes slowly
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("workers", "how"), [(2, "die"), (4, "live")])
 def test_workers_give_the_labels_of_one_process(tmp_path: Path, workers: int, how: str) -> None:
     (tmp_path / "sum.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    command = [*launcher, "--max-restarts", "3", "--monitor-interval", "0.1", "sum.py", how]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=880)
+    command = [*launcher, "--max-restarts", "1", "--monitor-interval", "0.1", "sum.py", how]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert ("after a restart" in done.stdout) == (how == "die")
     for rank in range(workers):
