@@ -103,9 +103,13 @@ def process_group() -> Iterator[bool]:
 
     Sums are on the CPU, so that gloo reduces them; NCCL is there for what else may be on GPUs.
     """
-    store, rank, world = next(dist.rendezvous("env://"))
+    # Not there in a torch that was built without.
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(rendezvous("env://"))
     # After a restart gloo would wait for ever for addresses of workers that are gone: names of this life only.
-    life = dist.PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    life = PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=life, rank=rank, world_size=world)
     try:
