@@ -10,6 +10,9 @@ times are medians over rounds, and ratios are medians of the ratios within a rou
 Errors are relative: of ridge against arithmetic of 50 digits, of the other layers against ours. Memory is the
 growth of the peak resident size of a process of its own, from after the imports to after the first fit and
 gradient. One thread, if --threads does not say more.
+
+Peers are in the extra `bench`, but for qpth, whose metadata ask for versions of numpy and cvxpy that are too old
+for us, although it runs with ours: `pip install --no-deps qpth`.
 """
 
 from __future__ import annotations
