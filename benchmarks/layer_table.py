@@ -19,7 +19,8 @@ def table(records: list[dict[str, Any]], cases: dict[str, Any]) -> str:
         if record["case"] == "machine":
             versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if v)
             lines += [
-                f"Machine: {record['cpu']}, {record['cores']} cores, {record['threads']} thread(s); {versions}.",
+                f"Machine: {record['cpu']}, {record['cores']} cores, {record['threads']} thread(s), "
+                f"load {record['load_before']:.1f} from other work when it began; {versions}.",
                 "",
             ]
     for key, case in cases.items():
@@ -58,12 +59,14 @@ def goals(rows: list[dict[str, Any]], case: Any) -> list[str]:
         found = next((r for r in rows if r["candidate"] == name and "reason" not in r), None)
         if found is None:
             continue
-        ratio = found["times_ours"]
+        ratio, (low, high) = found["times_ours"], found["times_ours_interval"]
         if factor >= 1:
-            goal, figure = f"at least {factor:g}× faster than {name}", f"{ratio:.3g}×"
+            goal, figure = f"at least {factor:g}× faster than {name}", f"{ratio:.3g}× ({low:.3g} to {high:.3g})"
         else:
-            goal, figure = f"at most {1 / factor:g}× the time of {name}", f"{1 / ratio:.2f}×"
-        lines.append(f"- Goal: {goal}. Measured: {figure}, {'met' if ratio >= factor else 'missed'}.")
+            goal = f"at most {1 / factor:g}× the time of {name}"
+            figure = f"{1 / ratio:.2f}× ({1 / high:.2f} to {1 / low:.2f})"
+        verdict = "met" if low >= factor else "missed" if high < factor else "not decided by this run"
+        lines.append(f"- Goal: {goal}. Measured: {figure}, {verdict}.")
     return lines
 
 
