@@ -35,7 +35,9 @@ def test_quantised_labels_are_never_off_by_more_than_half_a_step(values, bits):
     back = decode(encode(labels, bits, None), bits, None, labels.shape[1])
     values, back = values.astype(np.float64), back.numpy().astype(np.float64)
     span = values.max(axis=1) - values.min(axis=1)
-    rounding = 2.0**-23 * np.abs(values).max(axis=1) + 2.0**-140  # float32: of the step, and of the answer
+    rounding = 2.0**-23 * np.abs(values).max(axis=1) + 2.0 ** (
+        bits - 148
+    )  # float32: of the answer, and of the step
     bound = span / (2**bits - 1) / 2 + rounding
     assert (np.abs(back - values).max(axis=1) <= bound).all()
 

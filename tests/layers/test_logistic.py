@@ -140,4 +140,4 @@ def test_a_large_penalty_leaves_the_slope_at_zero(seed):
     torch.manual_seed(seed)
     X, Y = soft(9, 4)
     first_step = X.T @ (Y - 1 / 3) / 1e8
-    torch.testing.assert_close(logistic_regression(X, Y, 1e8).weight, first_step, rtol=1e-6, atol=1e-16)
+    torch.testing.assert_close(logistic_regression(X, Y, 1e8).weight, first_step, rtol=1e-5, atol=1e-13)
