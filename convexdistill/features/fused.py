@@ -14,9 +14,8 @@ class ConvReLU(nn.Module):
     """A convolution and the ReLU behind it in one kernel of oneDNN, so that the map is written once.
 
     The operator is the one that ``torch.compile`` puts in their place on CPUs; called directly it costs no
-    compilation. On one core of an AMD Milan the default pool at 28×28 went from 57 to 73 % of the measured GEMM
-    peak by it (compiled: 76 %, after a minute of compiling); one convolution for the whole pool, grouped, from
-    57 to 50 %: 32 channels a group fill oneDNN's kernels, and 160 channels of a map do not fit the cache.
+    compilation. `benchmarks/moments.py` measures it. One grouped convolution for the whole pool was slower in a
+    probe: 32 channels a group fill oneDNN's kernels, and 160 channels of a map do not fit the cache.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
