@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,10 +15,11 @@ from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
 from convexdistill.evaluate.baselines import candidates, nearest_neighbour_accuracy, transferred_labels
+from convexdistill.evaluate.judging import Judged, judge, summarise_judged, with_differences
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
 from convexdistill.features import NETWORKS, Shape
 from convexdistill.seeds import child_seed
-from convexdistill.training import OPTIMIZERS, Recipe, Trial, accuracies, run_trials, validation_part
+from convexdistill.training import OPTIMIZERS, Recipe, run_trials, validation_part
 
 NetworkLike = str | Callable[[Shape, int], nn.Module]
 
@@ -98,15 +99,16 @@ def evaluate(
         transferred = [*transferred_labels(sets, target)]
 
     splits = validation, test
+    neighbour = [] if first.is_cross else [_nearest_neighbour_row(sets, validation, test)]
+    untrained = {row.labels: [[run] for run in row.runs] for row in neighbour}
+    where = resolve_device(device)
     rows = [
         row
         for network in networks
         for optimizer in optimizers
-        for row in _rows(network, optimizer, sets, transferred, splits, repeats, seed, resolve_device(device))
+        for row in _rows(network, optimizer, sets, transferred, splits, repeats, seed, where, untrained)
     ]
-    if not first.is_cross:
-        rows.append(_nearest_neighbour_row(sets, validation, test))
-    return EvaluationTable(tuple(rows), time.perf_counter() - start)
+    return EvaluationTable((*rows, *neighbour), time.perf_counter() - start)
 
 
 def _rows(
@@ -118,12 +120,13 @@ def _rows(
     repeats: int,
     seed: int,
     device: torch.device,
+    untrained: Mapping[str, Sequence[Sequence[float | None]]],
 ) -> list[Row]:
     """One row for each kind of labels: a network and an optimiser on all base sets."""
     validation, test = splits
     name = network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
-    trials_of: list[list[Trial]] = []
-    tests_of: list[list[list[float]]] = []
+    start = time.perf_counter()
+    judged: list[list[Judged]] = []
 
     def build(weights_seed: int) -> nn.Module:
         return fresh_network(network, sets[0].shape, len(sets[0].classes), weights_seed)
@@ -139,27 +142,21 @@ def _rows(
             device=device,
             description=f"train {name}" + (f", base set {k + 1}/{len(sets)}" if len(sets) > 1 else ""),
         )
-        networks = [net for trial in trials for net in trial.networks]
-        scores = accuracies(networks, test, one.preprocessing, device)
-        trials_of.append(trials)
-        tests_of.append([scores[i * repeats : (i + 1) * repeats] for i in range(len(trials))])
-    return [
-        summarise(
-            [scores[i] for scores in tests_of],
-            [trials[i].validation for trials in trials_of],
-            labels=trial.candidate.name,
+        judged.append(judge(trials, validation_part(validation), test, one.preprocessing, device))
+    share = (time.perf_counter() - start) / len(judged[0])
+    rows = [
+        summarise_judged(
+            [found[i] for found in judged],
+            validation_part(validation),
+            test,
             network=name,
             optimizer=optimizer,
-            loss=trial.candidate.recipe.loss,
-            label_scale=_common([trials[i].candidate.recipe.label_scale for trials in trials_of]),
-            steps=tuple(trials[i].steps for trials in trials_of),
+            seconds=share,
         )
-        for i, trial in enumerate(trials_of[0])
+        for i in range(len(judged[0]))
     ]
-
-
-def _common(values: Sequence[float]) -> float | None:
-    return values[0] if len(set(values)) == 1 else None
+    runs = {row.labels: [found[i].test for found in judged] for i, row in enumerate(rows)}
+    return with_differences(rows, {**runs, **untrained})
 
 
 def _nearest_neighbour_row(sets: Sequence[DistilledSet], validation: ImageData, test: ImageData) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,18 @@ def rows_of(metrics: Mapping[str, Any] | None, distilled: DistilledSet) -> tuple
 
 def _row(record: Mapping[str, Any]) -> Row:
     try:
-        values = {field.name: record[field.name] for field in fields(Row)}
+        values = {
+            field.name: record[field.name]
+            for field in fields(Row)
+            if field.name in record or (field.default is MISSING and field.default_factory is MISSING)
+        }
         low, high = values["accuracy_ci95"]
         for name in ("steps", "runs", "validation_runs"):
             values[name] = tuple(values[name])
-        float(values["accuracy_mean"]), float(values["validation_mean"]), [float(v) for v in values["runs"]]
+        numbers = [values["accuracy_mean"], values["validation_mean"]]
+        for value in (*numbers, *values["runs"]):
+            if value is not None or not values.get("diverged"):
+                float(value)
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"a row of the metrics cannot be read ({error!r}); {_AGAIN}") from error
     return Row(**{**values, "accuracy_ci95": (low, high)})
@@ -135,6 +142,6 @@ def standing(rows: Sequence[Row]) -> Standing | None:
     rivals = [r for r in rows if r.labels != DISTILLED and (r.network, r.optimizer) in settings]
 
     def top(group: Sequence[Row]) -> Row | None:
-        return max(group, key=lambda r: r.accuracy_mean, default=None)
+        return max(group, key=lambda r: r.mean, default=None)
 
     return Standing(row, top(rivals), top([r for r in rivals if r.labels in ("one-hot", "one-hot-recipe")]))

@@ -59,11 +59,12 @@ def accuracy_svg(rows: Sequence[Row], width: float = WIDE) -> str:
         rows: at least one.
         width: in inches of 72 points; the page shows one of two by the width of the screen.
     """
+    rows = [row for row in rows if row.accuracy_mean is not None]
     settings: list[tuple[str | None, str | None]]
     settings = list(dict.fromkeys((r.network, r.optimizer) for r in rows if r.network is not None))
     settings = settings or [(None, None)]
     panels = [
-        sorted((r for r in rows if (r.network, r.optimizer) in (setting, (None, None))), key=_mean)
+        sorted((r for r in rows if (r.network, r.optimizer) in (setting, (None, None))), key=lambda row: row.mean)
         for setting in settings
     ]
     sizes = [len(panel) + (0.9 if len(panels) > 1 else 0.2) for panel in panels]
@@ -76,7 +77,7 @@ def accuracy_svg(rows: Sequence[Row], width: float = WIDE) -> str:
             if len(panels) > 1:
                 ax.set_title(f"{network(setting[0])}, {optimizer(setting[1])}", loc="left", fontsize=9.5)
         axes[-1].set_xlabel("test accuracy, %")
-        best = max(rows, key=_mean)
+        best = max(rows, key=lambda row: row.mean)
         return _to_svg(
             figure,
             f"accuracy-{width:g}",
@@ -86,13 +87,9 @@ def accuracy_svg(rows: Sequence[Row], width: float = WIDE) -> str:
         )
 
 
-def _mean(row: Row) -> float:
-    return row.accuracy_mean
-
-
 def _range(rows: Sequence[Row]) -> tuple[float, float]:
     """Ends of the axis: all runs, and of the intervals what does not squeeze them."""
-    values = [value for row in rows for value in (*row.runs, row.accuracy_mean)]
+    values = [value for row in rows for value in (*row.runs, row.mean)]
     low, high = min(values), max(values)
     span = max(high - low, 4.0)
     ends = [end for row in rows for end in row.accuracy_ci95 if end is not None]
@@ -115,7 +112,7 @@ def _accuracy_panel(ax: Axes, rows: Sequence[Row], low: float, high: float) -> N
                 else:
                     ax.plot([end], [y], marker="|", color=colour, markersize=8, markeredgewidth=1.6)
         ax.plot(row.runs, [y - 0.3] * len(row.runs), "o", color=colour, alpha=0.45, markersize=4, mew=0)
-        ax.plot([row.accuracy_mean], [y], "o", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5)
+        ax.plot([row.mean], [y], "o", color=colour, markersize=8, markeredgecolor=PAPER, zorder=5)
         ax.annotate(
             percent(row.accuracy_mean),
             (1, y),

@@ -250,13 +250,13 @@ def headline(distilled: DistilledSet, found: Standing | None) -> str:
     goal = f" on {target}" if distilled.is_cross else ""
     article = "an" if network(row.network)[:1] in "AEIO" else "a"
     verb = "trains" if len(distilled) == 1 else "train"
-    sentence = f"{subject} {verb} {article} {network(row.network)} to {row.accuracy_mean:.1f} %{goal}"
+    sentence = f"{subject} {verb} {article} {network(row.network)} to {percent(row.accuracy_mean)} %{goal}"
     if best is None:
         return f"{sentence}."
     name, score = _in_sentence(best.labels), f"{best.accuracy_mean:.1f} %"
     if percent(best.accuracy_mean) == percent(row.accuracy_mean):
         return f"{sentence} — no more than the best baseline, {name}."
-    if best.accuracy_mean > row.accuracy_mean:
+    if best.mean > row.mean:
         return f"{sentence} — less than a baseline: {name} reach{_s(best.labels)} {score}."
     if one_hot is None or one_hot is best:
         return f"{sentence} — the best baseline, {name}, reaches {score}."

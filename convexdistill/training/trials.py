@@ -6,7 +6,7 @@ evaluation both go through it, so every row of a table is made the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,14 +40,19 @@ class Trial:
     Attributes:
         candidate: what was trained on.
         steps: the number of steps with the best mean validation accuracy; the fewest of equals.
-        validation: accuracy in percent of each training, at that number of steps.
+        validation: accuracy in percent of each training, at that number of steps; 0 where it diverged.
         networks: the trained networks, at that number of steps.
+        diverged: whether each training's logits are NaN or infinite there.
+        curve: at each checkpoint the steps, and the mean and the standard deviation of the validation accuracy
+            over the trainings that did not diverge; ``None`` where there are too few for it.
     """
 
     candidate: Candidate
     steps: int
     validation: tuple[float, ...]
     networks: tuple[nn.Module, ...]
+    diverged: tuple[bool, ...] = ()
+    curve: tuple[tuple[int, float | None, float | None], ...] = ()
 
 
 def training_steps(base_size: int) -> list[int]:
@@ -61,6 +66,47 @@ def training_steps(base_size: int) -> list[int]:
     return [longest * (i + 1) // CHECKPOINTS for i in range(CHECKPOINTS)]
 
 
+@dataclass(frozen=True)
+class Course:
+    """How the trainings on one candidate went.
+
+    Attributes:
+        candidate: what was trained on.
+        validation: accuracies in percent of each training, by number of steps; ``None`` where it diverged.
+        networks: one a training; their weights are those of the last :meth:`at`.
+        states: the weights of each training, by number of steps.
+    """
+
+    candidate: Candidate
+    validation: Mapping[int, tuple[float | None, ...]]
+    networks: tuple[nn.Module, ...]
+    states: Mapping[int, tuple[dict[str, Tensor], ...]]
+
+    @property
+    def best(self) -> int:
+        """The steps with the best mean validation accuracy, the fewest of equals; what diverged counts as 0."""
+        return max(self.validation, key=lambda step: (sum(a or 0.0 for a in self.validation[step]), -step))
+
+    @property
+    def curve(self) -> tuple[tuple[int, float | None, float | None], ...]:
+        """See :attr:`Trial.curve`."""
+        points = []
+        for step, found in self.validation.items():
+            known = torch.tensor([value for value in found if value is not None], dtype=torch.float64)
+            mean = float(known.mean()) if len(known) else None
+            points.append((step, mean, float(known.std()) if len(known) > 1 else None))
+        return tuple(points)
+
+    def at(self, step: int) -> Trial:
+        """The trial of a number of steps; the networks get the weights that they had there."""
+        for network, state in zip(self.networks, self.states[step], strict=True):
+            network.load_state_dict(state)
+        found = self.validation[step]
+        scores = tuple(value or 0.0 for value in found)
+        diverged = tuple(value is None for value in found)
+        return Trial(self.candidate, step, scores, self.networks, diverged, self.curve)
+
+
 def run_trials(
     candidates: Sequence[Candidate],
     base_images: Tensor,
@@ -72,7 +118,46 @@ def run_trials(
     device: torch.device,
     description: str,
 ) -> list[Trial]:
-    """Train every candidate with every seed; all of them side by side.
+    """Train every candidate with every seed, side by side; the validation split picks the number of steps.
+
+    Args:
+        candidates: as :func:`courses` takes them, and so are the others.
+        base_images: ``(n, c, h, w)`` uint8.
+        preprocessing: normalisation of all images.
+        validation: the split that picks the number of steps.
+        build: a fresh network for a seed.
+        seeds: one for each training.
+        device: where to train.
+        description: what the progress bar says.
+    """
+    steps = training_steps(len(base_images))
+    found = courses(
+        candidates,
+        base_images,
+        preprocessing,
+        validation,
+        build,
+        seeds,
+        steps=steps,
+        device=device,
+        description=description,
+    )
+    return [course.at(course.best) for course in found]
+
+
+def courses(
+    candidates: Sequence[Candidate],
+    base_images: Tensor,
+    preprocessing: Preprocessing,
+    validation: ImageData,
+    build: Callable[[int], nn.Module],
+    seeds: Sequence[int],
+    *,
+    steps: Sequence[int],
+    device: torch.device,
+    description: str,
+) -> list[Course]:
+    """Train every candidate with every seed, all of them side by side, and look at each number of steps.
 
     Seed by seed, all candidates share initial weights and order of minibatches, so that their differences
     are paired.
@@ -81,9 +166,10 @@ def run_trials(
         candidates: their recipes must share optimiser and batch size.
         base_images: ``(n, c, h, w)`` uint8.
         preprocessing: normalisation of all images.
-        validation: the split that picks the number of steps; a fixed part of it is looked at.
+        validation: the split that is looked at; a fixed part of it.
         build: a fresh network for a seed.
         seeds: one for each training.
+        steps: when to look, in rising order; the last ends the training.
         device: where to train.
         description: what the progress bar says.
     """
@@ -93,16 +179,17 @@ def run_trials(
     targets = torch.stack([c.labels.float() * c.recipe.label_scale for c, _ in members]).to(device)
     part = validation_part(validation)
     seen, truth = preprocessing(part.images).to(device), part.labels
-    accuracies: dict[tuple[int, int], float] = {}
-    snapshots: dict[tuple[int, int], dict[str, Tensor]] = {}
+    accuracies: dict[tuple[int, int], float | None] = {}
+    states: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def visit(positions: list[int], joint: SideBySide, step: int) -> None:
-        right = joint.predict(seen).argmax(-1).cpu() == truth
+        logits = joint.predict(seen).cpu()
+        finite = logits.isfinite().flatten(1).all(1)
+        right = (logits.argmax(-1) == truth).double().mean(1) * 100
         for k, position in enumerate(positions):
-            accuracies[step, position] = float(right[k].float().mean()) * 100
-            snapshots[step, position] = joint.member_state(k)
+            accuracies[step, position] = float(right[k]) if finite[k] else None
+            states[step, position] = joint.member_state(k)
 
-    steps = training_steps(len(base_images))
     train_together(
         networks,
         images,
@@ -114,28 +201,37 @@ def run_trials(
         visit=visit,
         description=description,
     )
-    trials = []
+    found = []
     for index, candidate in enumerate(candidates):
         mine = range(index * len(seeds), (index + 1) * len(seeds))
-        means = [sum(accuracies[step, p] for p in mine) for step in steps]
-        step = steps[means.index(max(means))]
-        for position in mine:
-            networks[position].load_state_dict(snapshots[step, position])
-        scores = tuple(accuracies[step, p] for p in mine)
-        trials.append(Trial(candidate, step, scores, tuple(networks[p] for p in mine)))
-    return trials
+        found.append(
+            Course(
+                candidate,
+                {step: tuple(accuracies[step, p] for p in mine) for step in steps},
+                tuple(networks[p] for p in mine),
+                {step: tuple(states[step, p] for p in mine) for step in steps},
+            )
+        )
+    return found
+
+
+def predictions(
+    networks: Sequence[nn.Module], data: ImageData, preprocessing: Preprocessing, device: torch.device
+) -> Tensor:
+    """Logits ``(K, N, C)`` of each network on ``data``, on the CPU; of one architecture they run side by side."""
+    images = preprocessing(data.images).to(device)
+    try:
+        cohorts = [SideBySide(networks, data.shape)]
+    except NotJoinableError:
+        cohorts = [SideBySide([network], data.shape) for network in networks]
+    return torch.cat([cohort.to(device).predict(images).cpu() for cohort in cohorts])
 
 
 def accuracies(
     networks: Sequence[nn.Module], data: ImageData, preprocessing: Preprocessing, device: torch.device
 ) -> list[float]:
     """Accuracy in percent of each network on ``data``; networks of one architecture run side by side."""
-    images = preprocessing(data.images).to(device)
-    try:
-        cohorts = [SideBySide(networks, data.shape)]
-    except NotJoinableError:
-        cohorts = [SideBySide([network], data.shape) for network in networks]
-    logits = torch.cat([cohort.to(device).predict(images).cpu() for cohort in cohorts])
+    logits = predictions(networks, data, preprocessing, device)
     correct = (logits.argmax(-1) == data.labels).double().mean(1) * 100
     return [float(value) for value in correct]
 

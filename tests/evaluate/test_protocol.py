@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -9,7 +10,7 @@ from torch import nn
 from convexdistill.data import ImageData, load
 from convexdistill.distill import closed_form
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
-from convexdistill.evaluate import evaluate, metrics, protocol
+from convexdistill.evaluate import evaluate, judging, metrics, protocol
 from convexdistill.evaluate.baselines import candidates, transferred_labels
 from convexdistill.features import pool
 from convexdistill.moments import accumulate
@@ -40,7 +41,7 @@ def run(sets=SETS[0], networks=(small,), **options):
 
 
 def numbers(table):
-    return [dataclasses.asdict(row) for row in table]
+    return [dataclasses.asdict(dataclasses.replace(row, seconds=0)) for row in table]
 
 
 def test_within_a_data_set_every_baseline_is_beside_the_distilled_labels():
@@ -113,7 +114,7 @@ def test_the_same_seed_gives_the_same_table():
 
 def test_the_test_split_is_shown_once_and_after_training(monkeypatch):
     log = []
-    trained, tested = protocol.run_trials, protocol.accuracies
+    trained, tested = protocol.run_trials, judging.predictions
 
     def run_trials(candidates, images, preprocessing, validation, *rest, **more):
         log.append("train")
@@ -121,15 +122,14 @@ def test_the_test_split_is_shown_once_and_after_training(monkeypatch):
         assert TEST not in rest
         return trained(candidates, images, preprocessing, validation, *rest, **more)
 
-    def accuracies(networks, data, *rest):
-        log.append("test")
-        assert data is TEST
+    def predictions(networks, data, *rest):
+        log.append(data.split)
         return tested(networks, data, *rest)
 
     monkeypatch.setattr(protocol, "run_trials", run_trials)
-    monkeypatch.setattr(protocol, "accuracies", accuracies)
+    monkeypatch.setattr(judging, "predictions", predictions)
     run(SETS)
-    assert log == ["train", "test"] * 2
+    assert log == ["train", "test", "validation"] * 2
 
 
 def test_nothing_that_is_chosen_depends_on_the_test_split():
@@ -193,3 +193,62 @@ def test_distilled_labels_are_worth_more_than_chance():
     table = run(networks=("lenet",), repeats=1)
     assert table.row("distilled").accuracy_mean > 60
     assert table.row("nearest-neighbour").accuracy_mean > 60
+
+
+def test_every_row_carries_the_numbers_that_it_promises():
+    table = run(SETS)
+    for row in table:
+        trained = row.network is not None
+        assert (row.ece is not None) == (row.confusion is not None) == trained
+        assert (row.learning_rate is not None) == trained
+        if not trained:
+            continue
+        assert np.sum(row.confusion) == len(TEST) * len(row.runs)
+        assert np.trace(row.confusion) / np.sum(row.confusion) * 100 == pytest.approx(row.accuracy_mean)
+        assert sum(count for _, _, count in row.calibration) == len(TEST) * len(row.runs)
+        assert row.worst_class["accuracy"] <= row.accuracy_mean
+        assert [point[0] for point in row.curve] == training_steps(20)
+        assert row.seconds > 0
+    ours = table.row("distilled")
+    assert list(ours.differences) == WITHIN[1:]
+    teacher = table.row("teacher")
+    assert ours.differences["teacher"]["mean"] == pytest.approx(ours.accuracy_mean - teacher.accuracy_mean)
+    assert ours.differences["nearest-neighbour"]["over"] == "base sets"
+    assert all(not row.differences for row in table if row.labels != "distilled")
+
+
+def test_a_training_that_diverges_is_counted_and_in_no_mean():
+    class Fragile(nn.Sequential):
+        """Every second one gives NaN."""
+
+        built = 0
+
+        def __init__(self, shape, num_classes):
+            Fragile.built += 1
+            super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+            if Fragile.built % 2:
+                self[1].weight.data.fill_(torch.nan)
+
+    table = run(networks=(Fragile,), repeats=4)
+    for row in table.rows[:-1]:
+        assert (row.diverged, len(row.runs), len(row.validation_runs), row.trainings) == (2, 2, 2, (2,))
+        assert np.mean(row.runs) == row.accuracy_mean > 15
+        assert np.sum(row.confusion) == 2 * len(TEST)
+    assert table.row("distilled").differences["teacher"]["pairs"] == 2
+    lost = run(networks=(lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Broken()),)).row("distilled")
+    assert (lost.diverged, lost.accuracy_mean, lost.validation_mean, lost.runs, lost.ece) == (
+        2,
+        None,
+        None,
+        (),
+        None,
+    )
+    assert lost.differences == {}
+    json.dumps(lost.curve, allow_nan=False)
+
+
+class Broken(nn.Module):
+    """Infinite logits."""
+
+    def forward(self, x):
+        return x / 0

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from convexdistill.evaluate import EvaluationTable
-from convexdistill.evaluate.table import interval, summarise
+from convexdistill.evaluate.statistics import interval
+from convexdistill.evaluate.table import summarise
 
 FACTS = {"network": "lenet", "optimizer": "adam", "loss": "mse", "label_scale": 8.0, "steps": (100, 80)}
 RUNS = [[90.0, 92.0, 91.0], [80.0, 84.0, 82.0]]
