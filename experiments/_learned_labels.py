@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from _records import Record, markdown_table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 import convexdistill as cd
@@ -28,6 +28,7 @@ from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.evaluate.baselines import SMOOTHING, transferred_labels
 from convexdistill.evaluate.table import Row, summarise
+from convexdistill.features import NETWORKS, Shape
 from convexdistill.seeds import child_seed, generator
 from convexdistill.select import BaseExamples
 from convexdistill.training import Candidate, Recipe, accuracies, run_trials
@@ -45,7 +46,7 @@ class Setting:
     Attributes:
         target: name of the data set, or its file below the data root.
         size: number of base examples.
-        network: what is trained from scratch.
+        network: what is trained from scratch; a name that may end in a width, ``"convnet-32"``.
         seed: of the base set and of its trainings.
         select: how base examples are chosen.
         source: of base images; ``None``: the target. From another source they are not balanced.
@@ -100,6 +101,12 @@ def place(name: str, data_root: str | None) -> str:
     return str(Path(resolve_root(data_root)) / name) if name.endswith(".npz") else name
 
 
+def network_of(name: str) -> str | Callable[[Shape, int], nn.Module]:
+    """The network of a name, which may end in its width: ``"convnet-32"``."""
+    kind, _, width = name.partition("-")
+    return functools.partial(NETWORKS[kind], width=int(width)) if width else kind
+
+
 def of(setting: Setting, data_root: str | None) -> Target:
     return seen(setting.target, data_root, setting.target_images, setting.extractor)
 
@@ -134,7 +141,7 @@ def choice(setting: Setting, data_root: str | None) -> dict[str, dict[str, Any]]
     base = chosen_base(setting, data_root)
     found: dict[str, dict[str, Any]] = {}
     for solve in SOLVES if setting.rows == "all" else SOLVES[:1]:
-        options: dict[str, Any] = {"network": setting.chooser, "seed": setting.seed}
+        options: dict[str, Any] = {"network": network_of(setting.chooser), "seed": setting.seed}
         best = solved(solve, known, base, validation=known.validation, recipe="centred", **options)
         facts = {"gamma": best.manifest["gamma"], "prior": best.manifest["prior"]}
         scales = {"centred": best.recipe.label_scale}
@@ -152,8 +159,8 @@ def solved(solve: str, known: Target, base: BaseExamples, **options: Any) -> Dis
     return cd.distill.cross_entropy(known.features, known.part, base, **options)
 
 
-def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
-    """Solve, train, test: a record."""
+def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list[Candidate], dict[str, Any]]:
+    """Base images, every kind of labels for them, and what a record keeps of the choice and the solves."""
     settings = choice(replace(setting, seed=CHOICE_SEED, network=setting.chooser), data_root)
     known, base = of(setting, data_root), chosen_base(setting, data_root)
     classes = known.train.num_classes
@@ -173,22 +180,25 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
         if setting.rows == "all":
             smooth = (1 - SMOOTHING) * hot + SMOOTHING / classes
             paper = Recipe("soft-cross-entropy")
-            candidates += [
-                Candidate("one-hot, paper", hot, paper),
-                Candidate("smoothed 0.1, paper", smooth, paper),
-            ]
+            candidates.append(Candidate("one-hot, paper", hot, paper))
+            candidates.append(Candidate("smoothed 0.1, paper", smooth, paper))
     else:
         near = transferred_labels([crossed], known.part)[0] - 1 / classes
         candidates.append(_candidate("transferred", "centred", near, scale))
-    rows = train_and_test(setting, known, crossed.images, candidates)
+    gap = crossed.manifest["certificate"]["duality_gap"]
+    return crossed.images, candidates, {"chosen": settings, "seconds": seconds, "duality_gap": gap}
+
+
+def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
+    """Solve, train, test: a record."""
+    images, candidates, facts = candidates_of(setting, data_root)
+    known = of(setting, data_root)
     majority = torch.bincount(known.train.labels).argmax()
     return {
-        "rows": rows,
-        "chosen": settings,
+        "rows": train_and_test(setting, known, images, candidates),
+        **facts,
         "constant": float((known.test.labels == majority).double().mean()) * 100,
-        "seconds": seconds,
-        "duality_gap": crossed.manifest["certificate"]["duality_gap"],
-        "classes": classes,
+        "classes": known.train.num_classes,
         "test_images": len(known.test),
     }
 
@@ -203,7 +213,7 @@ def train_and_test(
         images,
         known.moments.preprocessing,
         known.validation,
-        lambda seed: fresh_network(setting.network, known.train.shape, known.train.num_classes, seed),
+        lambda seed: fresh_network(network_of(setting.network), known.train.shape, known.train.num_classes, seed),
         [child_seed(setting.seed, "within", r) for r in range(setting.repeats)],
         device=device,
         description=f"train {setting.network}",
@@ -286,7 +296,7 @@ def overview(records: Sequence[Record], goals: dict[Key, Goal]) -> list[str]:
         goal = goals.get(key)
         lines.append(
             (
-                _pair(source, target),
+                pair(source, target),
                 size,
                 network,
                 select,
@@ -320,7 +330,7 @@ def sections(records: Sequence[Record]) -> list[str]:
         )
         lines += [
             "",
-            f"## {_pair(source, target)}, {size} base examples ({select}), {network}",
+            f"## {pair(source, target)}, {size} base examples ({select}), {network}",
             "",
             f"{len(group)} base sets × {group[0]['setting']['repeats']} trainings, "
             f"{group[0]['setting']['target_images']:,} target images at most, "
@@ -351,7 +361,8 @@ def spread(row: Row) -> str:
     return f"{row.accuracy_mean:.1f}" + ("" if row.accuracy_std is None else f" ± {row.accuracy_std:.1f}")
 
 
-def _pair(source: str | None, target: str) -> str:
+def pair(source: str | None, target: str) -> str:
+    """How a page names a source and a target."""
     return (f"{Path(source).stem} → " if source else "") + Path(target).stem
 
 

@@ -70,6 +70,7 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=RESULTS, help="folder of records, page and plot; default docs/results"
     )
     options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{experiment.name}.jsonl"
     if not options.table:
         settings = experiment.quick if options.quick else experiment.full

@@ -25,7 +25,7 @@ from convexdistill.training import Recipe
 
 PRIORS = ("zero", "teacher")
 # γ that is tried for each prior where none is given, the largest first: each solve starts from the one before.
-GAMMAS = {"zero": (0.1, 0.01), "teacher": (1.0, 0.1)}
+GAMMAS = {"zero": (0.1, 0.01), "teacher": (1.0, 0.1, 0.02)}
 DEFAULT_GAMMA = 0.1
 
 
