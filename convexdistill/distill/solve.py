@@ -44,14 +44,15 @@ class LabelSystem:
 
     def absolute(self, gamma: float) -> float:
         """γ of the objective for γ relative to tr(H)/n, with H = designᵀdesign."""
-        return gamma * float(self.design.square().sum()) / self.design.shape[1]
+        return gamma * float(torch.linalg.vector_norm(self.design)) ** 2 / self.design.shape[1]
 
     def certificate(self, labels: Tensor, gamma: float, prior: Tensor) -> dict[str, float]:
         """How good the labels are, and how nearly optimal: computed from the labels alone."""
         error = self.design @ labels - self.wanted
         penalty = self.absolute(gamma) * (labels - prior)
-        gradient = self.design.T @ error + penalty
-        scale = float((self.design.T @ self.wanted).norm()) or 1.0
+        # (eᵀA)ᵀ, not Aᵀe: a tall transposed factor is read against its grain, at a third of the speed.
+        gradient = (error.T @ self.design).T + penalty
+        scale = float((self.wanted.T @ self.design).norm()) or 1.0
         outer = float(error.square().sum()) + self.constant
         return {
             "outer_loss": outer,
@@ -73,7 +74,10 @@ def _response(term: OuterTerm) -> Tensor:
     """Q M, ``(r, n)``: what labels do to the outer residual, from as few solves as there are rows or columns."""
     n, r = len(term.features), len(term.root)
     if n <= r:
-        return term.root @ term.head(torch.eye(n, dtype=torch.float64))
+        # Q M = Q Φᵀ (ΦΦᵀ + λI)⁻¹: the dual coefficients of kernel ridge with labels ΦQᵀ, half the products that
+        # a ridge head for each of n labels takes.
+        kernel = term.features @ term.features.T
+        return layers.kernel_ridge(kernel, term.features @ term.root.T, term.lam).weight.T
     # Q M = ((ΦᵀΦ + λI)⁻¹Qᵀ)ᵀ Φᵀ. A ridge head pulled towards Qᵀ/λ by labels of zero is (ΦᵀΦ + λI)⁻¹Qᵀ, so the
     # layer solves this as well, and checks it; nothing here is n×n, so n may be 50,000.
     nothing = torch.zeros(n, r, dtype=torch.float64)
