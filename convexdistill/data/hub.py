@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -38,7 +39,9 @@ class HubReader:
 
         index, count = shard
         part = self.dataset if count == 1 else split_dataset_by_node(self.dataset, rank=index, world_size=count)
-        for row in part.skip(skip) if skip else part:
+        # A divided stream shares its own skip() out among its files: images are skipped here, one by one.
+        rows = part.skip(skip) if skip and count == 1 else islice(part, skip, None)
+        for row in rows:
             if row[self.label] is None:
                 raise DataError(f"a row has no {self.label!r}; drop rows without a label")
             pixels = pixels_of(row[self.image], f"column {self.image!r}", self.shape)
