@@ -17,6 +17,7 @@ from convexdistill.distill.constrained import projection, solve_constrained
 from convexdistill.distill.crosscheck import LARGEST, cross_check
 from convexdistill.distill.forms import check_recipe, forms
 from convexdistill.distill.outer import outer_terms, teacher_scores
+from convexdistill.distill.preview import shortlist
 from convexdistill.distill.solve import descend_labels, label_system
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.errors import InvalidInputError, UnknownNameError, UnsupportedError
@@ -64,7 +65,8 @@ def closed_form(
         moments: of the target set under the pool; see :func:`convexdistill.accumulate`.
         base: base examples, from the target's train split or from any other data set.
         validation: the target's validation split; it chooses γ, prior, label scale and steps where they are
-            not given. Without it the defaults 0.1, zero, 8 and the longest training are taken.
+            not given: a ridge head under an extractor that is not in the pool picks two γ and priors, networks
+            trained from scratch the rest. Without it the defaults 0.1, zero, 8 and the longest training are taken.
         lam: λ of the ridge heads, relative to the mean diagonal of ΦΦᵀ.
         gamma: γ relative to tr(H)/n, H the Hessian of the outer loss; ``None`` chooses.
         prior: Y₀: ``"zero"``; ``"one-hot"``, the base images' own classes, within a data set only; or
@@ -125,8 +127,11 @@ def closed_form(
         for name, start in starts.items()
         for g in (GAMMAS[name] if gamma is None else (gamma,))
     }
-    judge = None
+    judge, previewed = None, []
     if validation is not None:
+        solves, previewed = shortlist(
+            solves, moments.pool, images, moments.preprocessing, validation, lam=lam, seed=seed
+        )
         judge = partial(
             choose_setting,
             base_images=images,
@@ -154,6 +159,7 @@ def closed_form(
         "logit_scale": setting.form.logit_scale,
         "certificate": certificate,
         "chosen_from": tried,
+        "previewed": previewed,
         "seed": seed,
     }
     if constraint == "simplex":  # scores are no probabilities: the nearest ones are

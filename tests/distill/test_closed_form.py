@@ -12,6 +12,7 @@ from convexdistill.distill.closed_form import DEFAULT_GAMMA, GAMMAS
 from convexdistill.distill.constrained import solve_constrained
 from convexdistill.distill.forms import LABEL_SCALES
 from convexdistill.distill.outer import outer_terms
+from convexdistill.distill.preview import SHORTLIST
 from convexdistill.distill.solve import label_system, solve_labels
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError, UnsupportedError
 from convexdistill.features import pool
@@ -64,10 +65,13 @@ def test_without_a_validation_split_the_defaults_are_taken():
 def test_the_validation_split_chooses_the_best_that_was_tried():
     distilled = chosen()
     tried = distilled.manifest["chosen_from"]
-    # Every prior and γ under the larger scale, then the best of them under the others.
-    count = sum(map(len, GAMMAS.values()))
-    first, second = tried[:count], tried[count:]
-    assert {(t["prior"], t["gamma"]) for t in first} == {(p, g) for p, gammas in GAMMAS.items() for g in gammas}
+    # Every prior and γ by a ridge head; the best two under the larger scale, then the best under the others.
+    previewed = distilled.manifest["previewed"]
+    assert [(t["prior"], t["gamma"]) for t in previewed] == [(p, g) for p, gs in GAMMAS.items() for g in gs]
+    first, second = tried[:SHORTLIST], tried[SHORTLIST:]
+    accuracy = {(t["prior"], t["gamma"]): t["accuracy"] for t in previewed}
+    kept = [accuracy.pop((t["prior"], t["gamma"])) for t in first]
+    assert min(kept) >= max(accuracy.values())
     assert {t["label_scale"] for t in first} == {LABEL_SCALES[-1]}
     winner = max(first, key=lambda t: t["validation_mean"])
     assert [(t["prior"], t["gamma"], t["label_scale"]) for t in second] == [
