@@ -50,7 +50,8 @@ class Setting:
         seed: of the base set and of its trainings.
         select: how base examples are chosen.
         source: of base images; ``None``: the target. From another source they are not balanced.
-        rows: ``"all"``, or ``"few"``: cross-entropy, teacher and one-hot labels under the centred recipe only.
+        rows: ``"all"``; ``"some"``: without the squared loss and plain one-hot labels; or ``"few"``:
+            cross-entropy, teacher and one-hot labels under the centred recipe only.
         chooser: network that settings are chosen with.
         target_images: a random part of the target of this size is all that either solve sees.
         extractor: network of the pool.
@@ -145,7 +146,7 @@ def choice(setting: Setting, data_root: str | None) -> dict[str, dict[str, Any]]
         best = solved(solve, known, base, validation=known.validation, recipe="centred", **options)
         facts = {"gamma": best.manifest["gamma"], "prior": best.manifest["prior"]}
         scales = {"centred": best.recipe.label_scale}
-        if setting.rows == "all":
+        if setting.rows != "few":
             paper = solved(solve, known, base, validation=known.validation, recipe="paper", **facts, **options)
             scales["paper"] = paper.manifest["logit_scale"]
         found[solve] = {**facts, "scales": scales, "tried": best.manifest["chosen_from"]}
@@ -177,10 +178,11 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
     if setting.source is None:
         hot = one_hot(base.labels, classes).float()
         candidates.append(_candidate("one-hot", "centred", hot - 1 / classes, scale))
+        paper = Recipe("soft-cross-entropy")
         if setting.rows == "all":
-            smooth = (1 - SMOOTHING) * hot + SMOOTHING / classes
-            paper = Recipe("soft-cross-entropy")
             candidates.append(Candidate("one-hot, paper", hot, paper))
+        if setting.rows != "few":
+            smooth = (1 - SMOOTHING) * hot + SMOOTHING / classes
             candidates.append(Candidate("smoothed 0.1, paper", smooth, paper))
     else:
         near = transferred_labels([crossed], known.part)[0] - 1 / classes

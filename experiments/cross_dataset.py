@@ -31,7 +31,7 @@ GOALS: dict[Key, Goal] = {
     (LETTERS, KMNIST, 500, "lenet", "random"): Goal(72),
 }
 FULL = [
-    Setting(target, size, network, seed, source=source)
+    Setting(target, size, network, seed, source=source, rows="all" if size <= 100 else "some")
     for source, target, network in PAIRS
     for size in (10, 100, 500)
     for seed in range(5)

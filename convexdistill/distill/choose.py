@@ -19,10 +19,10 @@ def trainings(base_size: int) -> int:
     """How many networks each setting is judged by: the fewer examples, the more luck is in one.
 
     Example:
-        >>> trainings(10), trainings(20), trainings(100)
-        (6, 3, 3)
+        >>> trainings(10), trainings(20), trainings(100), trainings(500)
+        (6, 3, 3, 2)
     """
-    return max(3, min(6, 60 // base_size))
+    return max(3 if base_size < 200 else 2, min(6, 60 // base_size))
 
 
 @dataclass(frozen=True)
