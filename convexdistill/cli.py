@@ -9,16 +9,24 @@ import typer
 
 from convexdistill import __version__, job, layers, terminal
 from convexdistill import distill as distillers
-from convexdistill import evaluate as evaluation
-from convexdistill.data import load as load_data
 from convexdistill.distilled import DistilledSet, load
 from convexdistill.errors import InvalidInputError
-from convexdistill.files import read_json, write_json
+from convexdistill.evaluate_cli import evaluate as evaluate_command
+from convexdistill.files import read_json
 from convexdistill.moments_cli import moments_app
-from convexdistill.options import TARGET_HELP, DataRoot, Device, Extractor, Networks, PoolSize, Width, guarded
+from convexdistill.options import (
+    TARGET_HELP,
+    DataRoot,
+    Device,
+    Extractor,
+    Networks,
+    PoolSize,
+    Width,
+    guarded,
+    names,
+)
 from convexdistill.report import write_report
 from convexdistill.select.choosing import RULES
-from convexdistill.training import OPTIMIZERS
 
 app = typer.Typer(
     name="convexdistill",
@@ -36,10 +44,6 @@ def _number(value: str) -> float | None:
         return None if value == "auto" else float(value)
     except ValueError:
         raise InvalidInputError(f"{value!r} is neither a number nor 'auto'") from None
-
-
-def _names(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 @app.command()
@@ -150,7 +154,7 @@ def distill(
             backend=backend,
             epochs=epochs,
             checkpoint=checkpoint,
-            networks=_names(networks),
+            networks=names(networks),
             base_sets=base_sets,
             repeats=repeats,
             evaluate=evaluate,
@@ -169,39 +173,7 @@ def distill(
         print(f"wrote {result.folder / name}")
 
 
-@app.command()
-@guarded
-def evaluate(
-    file: Annotated[Path, typer.Argument(help="A distilled set.")],
-    target: Annotated[
-        str | None, typer.Option(help="Where its target lies now. Default: as named in the file.")
-    ] = None,
-    networks: Networks = "lenet",
-    optimizers: Annotated[str, typer.Option(help=f"Optimisers, by commas: {', '.join(OPTIMIZERS)}.")] = "adam",
-    repeats: Annotated[int, typer.Option(help="Trainings of each network.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
-    device: Device = "auto",
-    data_root: DataRoot = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file as well.")] = None,
-) -> None:
-    """Train networks from scratch on a distilled set and test them, beside baselines on the same images."""
-    distilled = load(file)
-    name = target or distilled.manifest["target"]["name"]
-    table = evaluation.evaluate(
-        distilled,
-        _names(networks),
-        _names(optimizers),
-        repeats,
-        target=load_data(name, root=data_root) if distilled.is_cross else None,
-        validation=load_data(name, split="validation", root=data_root),
-        test=load_data(name, split="test", root=data_root),
-        seed=seed,
-        device=device,
-    )
-    record = evaluation.metrics([distilled], table, {"evaluate": table.seconds, "total": table.seconds})
-    if json is not None:
-        write_json(json, record)
-    terminal.console().print(terminal.results_table(record["results"]))
+app.command()(evaluate_command)
 
 
 @app.command()

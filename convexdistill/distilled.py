@@ -6,6 +6,7 @@ files that do not say what their labels mean; this one says it, and loading chec
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,6 +111,14 @@ class DistilledSet:
         """Size of the parts: what somebody who is handed the set must store."""
         images, labels = self.images.nbytes, (self.labels if self.codes is None else self.codes).nbytes
         return {"images": images, "labels": labels, "total": images + labels}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that a network trained on it sees: images, labels, recipe, preprocessing, baselines."""
+        digest = hashlib.sha256(repr([self.label_space, self.recipe.to_dict(), self.preprocessing]).encode())
+        for name, tensor in (("images", self.images), ("labels", self.labels), *sorted(self.baselines.items())):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
 
     def compress(self, bits: int | None = None, top_k: int | None = None) -> DistilledSet:
         """The same set with labels in fewer bytes; its ``labels`` are what a reader of the file will get.

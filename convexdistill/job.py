@@ -154,7 +154,7 @@ def run(job: Job) -> Result:
                 sets,
                 job.networks,
                 repeats=job.repeats,
-                target=target if across else None,
+                target=target,
                 validation=validation,
                 test=test,
                 seed=job.seed,

@@ -39,6 +39,16 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
+def names(value: str) -> tuple[str, ...]:
+    """The names of a list by commas.
+
+    Example:
+        >>> names("adam, sgd")
+        ('adam', 'sgd')
+    """
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
 TARGET_HELP = (
     f"What the labels teach: {', '.join(data_names())}; or an .npz file with 'images' and 'labels'; "
     "or a folder of class folders."

@@ -115,6 +115,53 @@ def task(description: str, total: int | None) -> AbstractContextManager[Advance]
 
 
 @contextmanager
+def shared(advance: Advance, units: int, tasks: int) -> Iterator[None]:
+    """Count the tasks inside the block as parts of one that is shown: ``units`` of it, ``tasks`` of equal size.
+
+    What the tasks did not use up is added at the end.
+
+    Example:
+        >>> seen = []
+        >>> with shared(seen.append, units=10, tasks=2), task("a", total=4) as step:
+        ...     step(4)
+        >>> sum(seen)
+        10
+    """
+    part = _PartReporter(advance, units, tasks)
+    with reporting(part):
+        yield
+    part.go_to(units)
+
+
+class _PartReporter:
+    """Hands the progress of tasks on to the task that they are parts of."""
+
+    def __init__(self, advance: Advance, units: int, tasks: int) -> None:
+        self.advance, self.units, self.tasks = advance, units, tasks
+        self.gone, self.ended = 0, 0
+
+    def go_to(self, position: int) -> None:
+        position = min(position, self.units)
+        if position > self.gone:
+            self.advance(position - self.gone)
+            self.gone = position
+
+    @contextmanager
+    def task(self, description: str, total: int | None) -> Iterator[Advance]:
+        done = 0
+
+        def advance(steps: int) -> None:
+            nonlocal done
+            done += steps
+            if total:
+                self.go_to(int(self.units * (self.ended + min(done / total, 1)) / self.tasks))
+
+        yield advance
+        self.ended += 1
+        self.go_to(int(self.units * self.ended / self.tasks))
+
+
+@contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
     """Show the tasks of everything inside the block through ``reporter``."""
     token = _current.set(reporter)

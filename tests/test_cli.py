@@ -41,7 +41,8 @@ def test_metrics_have_the_agreed_keys(finished: tuple[Path, str]) -> None:
     assert set(agreed) <= set(record)
     assert {"accumulate", "solve", "evaluate", "total"} <= set(record["seconds"])
     names = [row["labels"] for row in record["results"]]
-    assert names == ["distilled", "one-hot", "smoothed", "one-hot-recipe", "teacher", "nearest-neighbour"]
+    trained = ["distilled", "one-hot", "smoothed", "one-hot-recipe", "teacher", "random-subset"]
+    assert names == [*trained, "nearest-neighbour", "nearest-mean"]
     for row in record["results"]:
         assert np.mean(row["runs"]) == pytest.approx(row["accuracy_mean"])
         assert 0 <= row["validation_mean"] <= 100

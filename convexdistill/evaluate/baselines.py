@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,56 +13,86 @@ from torch.nn.functional import one_hot
 from convexdistill.data import ImageData
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError
+from convexdistill.evaluate.label_loss import OWN, LabelLoss, centred
 from convexdistill.features import extract, spec_from_dict
+from convexdistill.select import BaseExamples, choose
 from convexdistill.training import Candidate, Recipe
 
 SMOOTHING = 0.1
 NEIGHBOURS = 10
+UNTRAINED = ("nearest-neighbour", "nearest-mean")
 
 
-def cross_entropy_recipe(recipe: Recipe) -> Recipe:
-    """The paper's recipe with the batch size and optimiser of ``recipe``."""
-    return Recipe(
-        "soft-cross-entropy",
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        optimizer=recipe.optimizer,
-        learning_rate=recipe.learning_rate,
-    )
+def paper_recipe(recipe: Recipe) -> Recipe:
+    """The paper's loss with everything else of ``recipe``."""
+    return replace(recipe, loss="soft-cross-entropy", label_scale=1.0, temperature=1.0)
 
 
-def candidates(distilled: DistilledSet, recipe: Recipe, transferred: Tensor | None) -> list[Candidate]:
-    """The distilled labels and every baseline that has a meaning for them.
+def candidates(
+    distilled: DistilledSet,
+    recipe: Recipe,
+    transferred: Tensor | None,
+    *,
+    loss: LabelLoss = LabelLoss(),  # noqa: B008 (frozen)
+    trained_teacher: Tensor | None = None,
+) -> list[Candidate]:
+    """The distilled labels and every baseline on the same images that has a meaning for them.
 
     Within a data set: ``one-hot`` and ``smoothed`` (0.1) with cross-entropy, ``one-hot-recipe`` (one-hot
     under the distilled set's own loss and scale), ``teacher`` (full-data ridge scores under the same).
-    Across data sets the base images' own classes mean nothing: ``transferred`` and ``teacher``.
+    Across data sets the base images' own classes mean nothing: ``transferred`` and ``teacher``. Under a loss
+    that is not ``"own"`` all of them have that loss, and ``one-hot-recipe`` would be ``one-hot`` again.
 
     Args:
         distilled: the set.
         recipe: that the distilled labels are trained with.
         transferred: see :func:`transferred_labels`; needed across data sets.
+        loss: that networks are trained under.
+        trained_teacher: ``(n, C)`` probabilities of a network that was trained on the whole target.
     """
-    found = [Candidate("distilled", distilled.labels, recipe)]
+    own, space = loss.name == OWN, distilled.label_space
+    found = [loss.apply("distilled", distilled.labels, space, recipe)]
+    soft = {}  # probabilities that are trained on as the distilled labels are
     if distilled.is_cross:
         assert transferred is not None
-        found.append(Candidate("transferred", _like(transferred, distilled), recipe))
+        soft["transferred"] = transferred
     else:
         classes = len(distilled.classes)
         hot = one_hot(distilled.base_labels, classes).float()
-        paper = cross_entropy_recipe(recipe)
-        found.append(Candidate("one-hot", hot, paper))
-        found.append(Candidate("smoothed", (1 - SMOOTHING) * hot + SMOOTHING / classes, paper))
-        if recipe.loss != paper.loss:
-            found.append(Candidate("one-hot-recipe", _like(hot, distilled), recipe))
-    return found + [Candidate(name, labels, recipe) for name, labels in distilled.baselines.items()]
+        paper = paper_recipe(recipe)
+        found.append(loss.apply("one-hot", hot, "probability", paper))
+        smooth = (1 - SMOOTHING) * hot + SMOOTHING / classes
+        found.append(loss.apply("smoothed", smooth, "probability", paper))
+        if own and recipe.loss != paper.loss:
+            soft["one-hot-recipe"] = hot
+    if trained_teacher is not None:
+        soft["trained-teacher"] = trained_teacher
+    for name, labels in soft.items():
+        found.append(loss.apply(name, _like(labels, distilled) if own else labels, "probability", recipe))
+    return found + [loss.apply(name, labels, space, recipe) for name, labels in distilled.baselines.items()]
 
 
 def _like(probabilities: Tensor, distilled: DistilledSet) -> Tensor:
     """Probabilities in the label space of the distilled set."""
-    if distilled.label_space in ("centred", "logit"):  # logits are centred, too, and of the same size
-        return probabilities - 1 / probabilities.shape[1]
-    return probabilities
+    # Logits are centred, too, and of the same size.
+    return probabilities if distilled.label_space == "probability" else centred(probabilities, "probability")
+
+
+def subset_size(distilled: DistilledSet) -> int:
+    """How many images with hard labels take no more bytes than the distilled set, and at least one.
+
+    A class takes one byte, or two where there are more than 256.
+    """
+    channels, height, width = distilled.shape
+    each = channels * height * width + (1 if len(distilled.classes) <= 256 else 2)
+    return max(1, distilled.bytes["total"] // each)
+
+
+def random_subset(distilled: DistilledSet, target: ImageData, seed: int) -> BaseExamples:
+    """Images of the target's train split at the byte budget of the distilled set, as balanced as they can be."""
+    size = min(subset_size(distilled), len(target))
+    balanced = size // target.num_classes + 1 <= min(target.counts)
+    return choose(target, size, balanced=balanced, seed=seed)
 
 
 def transferred_labels(distilled_sets: Sequence[DistilledSet], target: ImageData) -> list[Tensor]:
@@ -92,18 +124,28 @@ def transferred_labels(distilled_sets: Sequence[DistilledSet], target: ImageData
     return labels
 
 
-def nearest_neighbour_accuracy(distilled: DistilledSet, data: ImageData) -> float:
-    """Accuracy in percent of the class of the nearest base image, by pixels; no network.
+def untrained_accuracy(name: str, distilled: DistilledSet, data: ImageData) -> float:
+    """Accuracy in percent of a rule that needs no network, by pixels of the base images and their classes.
+
+    Args:
+        name: ``"nearest-neighbour"``: the class of the nearest base image; ``"nearest-mean"``: the class whose
+            base images have the nearest mean.
+        distilled: the set.
+        data: what is classified.
 
     Raises:
         InvalidInputError: the base images' own classes are not the target's.
     """
     if distilled.is_cross:
         raise InvalidInputError("the nearest base image has no class of the target across data sets")
-    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
-    classifier = KNeighborsClassifier(n_neighbors=1)
-    classifier.fit(distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy())
-    return (
-        float(classifier.score(distilled.preprocessing(data.images).flatten(1).numpy(), data.labels.numpy())) * 100
-    )
+    classifier = KNeighborsClassifier(n_neighbors=1) if name == "nearest-neighbour" else NearestCentroid()
+    images, classes = distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy()
+    if len(set(classes.tolist())) == 1:  # which NearestCentroid refuses
+        return float((data.labels == int(classes[0])).double().mean()) * 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pixels that are the same in all images are no news
+        classifier.fit(images, classes)
+        seen = distilled.preprocessing(data.images).flatten(1).numpy()
+        return float(classifier.score(seen, data.labels.numpy())) * 100

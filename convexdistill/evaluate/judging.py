@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.evaluate.probabilities import Quality, quality
-from convexdistill.evaluate.statistics import paired_difference
+from convexdistill.evaluate.statistics import paired_difference, unpaired_difference
 from convexdistill.evaluate.table import Row, summarise
 from convexdistill.training import Trial, predictions
 
@@ -106,6 +106,7 @@ def summarise_judged(judged: Sequence[Judged], validation: ImageData, test: Imag
         label_scale=_common([recipe.label_scale for recipe in recipes]),
         steps=tuple(one.trial.steps for one in judged),
         learning_rate=recipes[0].learning_rate,
+        temperature=recipes[0].temperature if recipes[0].loss == "kl" else None,
         curve=_mean_curve([one.trial.curve for one in judged]),
         **_fields(found, test.classes),
         **facts,
@@ -127,6 +128,14 @@ def with_differences(rows: Sequence[Row], runs: Mapping[str, Sequence[Sequence[f
     }
     differences = {name: asdict(found) for name, found in paired.items()}
     return [replace(row, differences=differences) if row.labels == DISTILLED else row for row in rows]
+
+
+def with_difference_to(row: Row, everything: Row) -> Row:
+    """A distilled row with its difference to networks trained on everything, which pair up with nothing."""
+    found = unpaired_difference(row.runs, everything.runs) if row.labels == DISTILLED else None
+    if found is None:
+        return row
+    return replace(row, differences={**row.differences, everything.labels: asdict(found)})
 
 
 def _fields(found: Quality | None, classes: Sequence[str]) -> dict[str, Any]:

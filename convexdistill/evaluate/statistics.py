@@ -78,7 +78,8 @@ class Paired:
         low: lower end of its 95 % interval by Student's t; ``None`` of a single pair.
         high: upper end.
         pairs: how many pairs.
-        over: what is paired: ``"base sets"``, or ``"trainings"`` where there is a single base set.
+        over: what is paired: ``"base sets"``, or ``"trainings"`` where there is a single base set;
+            ``"unpaired trainings"`` where nothing pairs up.
     """
 
     mean: float
@@ -118,6 +119,26 @@ def paired_difference(
     if mean is None:
         return None
     return Paired(mean, low, high, len(found), "base sets" if len(ours) > 1 else "trainings")
+
+
+def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Paired | None:
+    """The difference of the means of independent trainings, with Welch's 95 % interval; ``None`` without runs.
+
+    Example:
+        >>> found = unpaired_difference([90.0, 92.0], [97.0, 98.0, 99.0])
+        >>> found.mean, round(found.low, 1), found.over
+        (-7.0, -13.2, 'unpaired trainings')
+    """
+    if not (ours and theirs):
+        return None
+    mean = float(np.mean(ours) - np.mean(theirs))
+    pairs, over = min(len(ours), len(theirs)), "unpaired trainings"
+    if pairs < 2:
+        return Paired(mean, None, None, pairs, over)
+    if len({*ours}) == len({*theirs}) == 1:  # no spread at all
+        return Paired(mean, mean, mean, pairs, over)
+    found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return Paired(mean, float(found.low), float(found.high), pairs, over)
 
 
 def _observations(runs: Runs) -> list[float]:

@@ -22,7 +22,7 @@ class Row:
         optimizer: what it was trained with; ``None`` where nothing is trained.
         loss: ``"mse"``, ``"soft-cross-entropy"`` or ``"kl"``; ``None`` where nothing is trained.
         label_scale: what the labels were multiplied by; ``None`` where base sets chose different scales.
-        steps: number of steps that the validation split chose, one for each base set.
+        steps: number of steps, one for each base set.
         validation_mean: mean validation accuracy at those steps; ``None`` where all trainings diverged.
         accuracy_mean: mean test accuracy; ``None`` where all trainings diverged.
         accuracy_std: standard deviation over all trainings; ``None`` of a single one.
@@ -39,6 +39,7 @@ class Row:
         temperature: of the loss ``"kl"``, else ``None``.
         augmentation: what was done to the base images in training, or ``"none"``.
         order: how minibatches were drawn.
+        steps_by: who chose the number of steps: ``"validation"``, or ``"given"`` by the user.
         accuracy_bootstrap_ci95: 95 % interval of the mean by a nested bootstrap, see
             :func:`convexdistill.evaluate.statistics.bootstrap_interval`.
         worst_class: ``class`` (its name) and ``accuracy`` (percent, mean over trainings) of the class that is
@@ -78,6 +79,7 @@ class Row:
     temperature: float | None = None
     augmentation: str | None = None
     order: str | None = None
+    steps_by: str | None = None
     accuracy_bootstrap_ci95: Interval = (None, None)
     worst_class: Mapping[str, Any] | None = None
     temperature_fitted: float | None = None

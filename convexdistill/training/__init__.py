@@ -1,8 +1,11 @@
 """Training networks from scratch on a few labelled images."""
 
-from convexdistill.training.loop import minibatches, train_together
+from convexdistill.training.augmentation import AUGMENTATIONS
+from convexdistill.training.loop import train_together
+from convexdistill.training.optimizers import OPTIMIZERS, find_optimizer, optimizer_names
+from convexdistill.training.orders import ORDERS, minibatches
 from convexdistill.training.ready import ReadyNetwork
-from convexdistill.training.recipe import LOSSES, OPTIMIZERS, Recipe
+from convexdistill.training.recipe import LOSSES, Recipe
 from convexdistill.training.side_by_side import SideBySide
 from convexdistill.training.trials import (
     Candidate,
@@ -17,8 +20,10 @@ from convexdistill.training.trials import (
 )
 
 __all__ = [
+    "AUGMENTATIONS",
     "LOSSES",
     "OPTIMIZERS",
+    "ORDERS",
     "Candidate",
     "Course",
     "ReadyNetwork",
@@ -27,7 +32,9 @@ __all__ = [
     "Trial",
     "accuracies",
     "courses",
+    "find_optimizer",
     "minibatches",
+    "optimizer_names",
     "predictions",
     "run_trials",
     "train_together",

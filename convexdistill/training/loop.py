@@ -4,33 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from convexdistill import progress
-from convexdistill.seeds import generator
-from convexdistill.training.recipe import LOSSES, OPTIMIZERS, Recipe
+from convexdistill.training.augmentation import Augmenter
+from convexdistill.training.optimizers import build_optimizer, find_optimizer
+from convexdistill.training.orders import minibatches
+from convexdistill.training.recipe import LOSSES, Recipe
 from convexdistill.training.side_by_side import NotJoinableError, SideBySide
 
 Visit = Callable[[list[int], SideBySide, int], None]
-
-
-def minibatches(size: int, batch_size: int, steps: int, seed: int) -> Tensor:
-    """Indices ``(steps, min(batch_size, size))``: shuffled passes, each example at most once a pass.
-
-    Example:
-        >>> sorted(minibatches(4, 2, 2, seed=0).flatten().tolist())
-        [0, 1, 2, 3]
-    """
-    batch_size = min(batch_size, size)
-    draw = generator(seed, "minibatches")
-    per_pass = size // batch_size
-    passes = [
-        torch.randperm(size, generator=draw)[: per_pass * batch_size].view(per_pass, batch_size)
-        for _ in range(-(-steps // per_pass))
-    ]
-    return torch.cat(passes)[:steps]
 
 
 def train_together(
@@ -47,15 +33,16 @@ def train_together(
 ) -> None:
     """Train K networks of one architecture on the same images, each with its own labels, in place.
 
-    Networks that can be joined are trained as one (:class:`SideBySide`), others one after the other; a
-    network ends with the same weights either way, to floating-point tolerance.
+    Networks that can be joined are trained as one (:class:`SideBySide`), others, and those whose optimiser
+    couples weights, one after the other; a network ends with the same weights either way, to floating-point
+    tolerance.
 
     Args:
         networks: K networks; they end with the weights of the last step.
         images: ``(n, c, h, w)`` normalised, on the device to train on.
         targets: ``(K, n, C)``, what the loss compares the logits with.
-        recipes: one a network: loss, batch size, optimiser. Their optimisers and batch sizes must agree;
-            losses may differ. Their number of steps and label scale are the caller's business.
+        recipes: one a network: loss, batch size, optimiser. They must agree in all but the loss. Their
+            number of steps and label scale are the caller's business.
         seeds: one a network, for the order of its minibatches.
         steps: number of optimiser steps.
         checkpoints: steps after which ``visit`` is called.
@@ -69,12 +56,7 @@ def train_together(
         >>> train_together([net], torch.rand(6, 1, 2, 2), torch.rand(1, 6, 2), [Recipe("mse")], [0],
         ...                steps=5)
     """
-    shape = tuple(images.shape[1:])
-    everyone = list(range(len(networks)))
-    try:
-        cohorts = [(everyone, SideBySide(networks, shape))]  # type: ignore[arg-type]
-    except NotJoinableError:
-        cohorts = [([k], SideBySide([networks[k]], shape)) for k in everyone]  # type: ignore[arg-type]
+    cohorts = _cohorts(networks, images, recipes[0])
     with progress.task(description, total=steps * len(cohorts)) as advance:
         for members, joint in cohorts:
             joint.to(images.device)
@@ -93,6 +75,21 @@ def train_together(
                 networks[k].load_state_dict(joint.member_state(position))
 
 
+def _cohorts(networks: Sequence[nn.Module], images: Tensor, recipe: Recipe) -> list[tuple[list[int], SideBySide]]:
+    """Who is trained with whom: all in one, or each alone where network or optimiser does not allow it."""
+    channels, height, width = images.shape[1:]
+    shape = channels, height, width
+    everyone = list(range(len(networks)))
+    if find_optimizer(recipe.optimizer)[1].separable:
+        with suppress(NotJoinableError):
+            return [(everyone, SideBySide(networks, shape))]
+    return [([k], SideBySide([networks[k]], shape)) for k in everyone]
+
+
+def _shared(recipe: Recipe) -> tuple[object, ...]:
+    return recipe.optimizer, recipe.learning_rate, recipe.batch_size, recipe.augmentation, recipe.order
+
+
 def _train(
     joint: SideBySide,
     images: Tensor,
@@ -105,28 +102,45 @@ def _train(
     advance: progress.Advance,
 ) -> None:
     first = recipes[0]
-    if any(
-        (r.optimizer, r.learning_rate, r.batch_size) != (first.optimizer, first.learning_rate, first.batch_size)
-        for r in recipes
-    ):
-        raise ValueError("networks trained together need one optimiser, learning rate and batch size")
-    optimizer = OPTIMIZERS[first.optimizer][0](joint.parameters(), lr=first.learning_rate)
-    by_loss = {
-        name: torch.tensor([k for k, recipe in enumerate(recipes) if recipe.loss == name])
-        for name in {recipe.loss for recipe in recipes}
-    }
-    orders = torch.stack([minibatches(len(images), first.batch_size, steps, seed) for seed in seeds], 1)
-    orders = orders.to(images.device)  # (steps, K, batch)
+    if any(_shared(recipe) != _shared(first) for recipe in recipes):
+        raise ValueError(
+            "networks trained together need one optimiser, learning rate and batch size, augmentation and order"
+        )
+    kind = find_optimizer(first.optimizer)[1]
+    if not kind.separable:  # it may want all weights as one vector, which needs them in their plain layout
+        joint.to(memory_format=torch.contiguous_format)
+    optimizer = build_optimizer(first.optimizer, joint.parameters(), first.learning_rate)
+    groups = {(recipe.loss, recipe.temperature) for recipe in recipes}
+    losses = [
+        (
+            functools.partial(LOSSES[name], **({"temperature": t} if name == "kl" else {})),
+            torch.tensor(
+                [k for k, recipe in enumerate(recipes) if (recipe.loss, recipe.temperature) == (name, t)]
+            ),
+        )
+        for name, t in sorted(groups)
+    ]
+    batch = len(images) if kind.whole_set else first.batch_size
+    classes = targets.argmax(-1)
+    orders = torch.stack(
+        [minibatches(len(images), batch, steps, s, first.order, c) for s, c in zip(seeds, classes, strict=True)], 1
+    ).to(images.device)  # (steps, K, batch)
+    augment = Augmenter(first.augmentation, seeds)
     joint.train()
     for step in range(1, steps + 1):
         order = orders[step - 1]
-        logits = joint(images[order.T])  # (K, batch, C)
+        shown = augment(images[order.T])  # (batch, K, c, h, w)
         wanted = targets.gather(1, order.unsqueeze(-1).expand(-1, -1, targets.shape[-1]))
-        # Summed over members: a member's gradient is that of its own loss alone.
-        loss = torch.stack([LOSSES[name](logits[ks], wanted[ks]).sum() for name, ks in by_loss.items()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+        def closure(shown: Tensor = shown, wanted: Tensor = wanted) -> Tensor:
+            logits = joint(shown)  # (K, batch, C)
+            # Summed over members: a member's gradient is that of its own loss alone.
+            total = torch.stack([loss(logits[ks], wanted[ks]).sum() for loss, ks in losses]).sum()
+            optimizer.zero_grad()
+            total.backward()
+            return total
+
+        optimizer.step(closure)  # type: ignore[arg-type]
         advance(1)
         if visit is not None and step in checkpoints:
             visit(joint, step)

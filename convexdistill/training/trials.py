@@ -6,7 +6,7 @@ evaluation both go through it, so every row of a table is made the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,10 +82,14 @@ class Course:
     networks: tuple[nn.Module, ...]
     states: Mapping[int, tuple[dict[str, Tensor], ...]]
 
+    def best_of(self, steps: Iterable[int]) -> int:
+        """Of these, the best mean validation accuracy, the fewest of equals; what diverged counts as 0."""
+        return max(steps, key=lambda step: (sum(a or 0.0 for a in self.validation[step]), -step))
+
     @property
-    def best(self) -> int:
-        """The steps with the best mean validation accuracy, the fewest of equals; what diverged counts as 0."""
-        return max(self.validation, key=lambda step: (sum(a or 0.0 for a in self.validation[step]), -step))
+    def size(self) -> int:
+        """The number of examples that were trained on."""
+        return len(self.candidate.labels)
 
     @property
     def curve(self) -> tuple[tuple[int, float | None, float | None], ...]:
@@ -142,7 +146,7 @@ def run_trials(
         device=device,
         description=description,
     )
-    return [course.at(course.best) for course in found]
+    return [course.at(course.best_of(steps)) for course in found]
 
 
 def courses(

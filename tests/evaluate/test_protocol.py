@@ -10,7 +10,7 @@ from torch import nn
 from convexdistill.data import ImageData, load
 from convexdistill.distill import closed_form
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
-from convexdistill.evaluate import evaluate, judging, metrics, protocol
+from convexdistill.evaluate import cells, evaluate, judging, metrics
 from convexdistill.evaluate.baselines import candidates, transferred_labels
 from convexdistill.features import pool
 from convexdistill.moments import accumulate
@@ -20,7 +20,9 @@ from convexdistill.training import training_steps
 DIGITS, VALIDATION, TEST = (load("digits", split) for split in ("train", "validation", "test"))
 MOMENTS = accumulate(pool("convnet", count=1, width=4), DIGITS)
 SETS = [closed_form(MOMENTS, choose(DIGITS, 20, seed=seed)) for seed in range(2)]
-WITHIN = ["distilled", "one-hot", "smoothed", "one-hot-recipe", "teacher", "nearest-neighbour"]
+TRAINED = ["distilled", "one-hot", "smoothed", "one-hot-recipe", "teacher", "random-subset"]
+UNTRAINED = ["nearest-neighbour", "nearest-mean"]
+WITHIN = TRAINED + UNTRAINED
 
 
 def small(shape, num_classes):
@@ -49,12 +51,13 @@ def test_within_a_data_set_every_baseline_is_beside_the_distilled_labels():
     assert [row.labels for row in table] == WITHIN
     recipes = {row.labels: (row.loss, row.label_scale) for row in table}
     ours, paper = ("mse", 8.0), ("soft-cross-entropy", 1.0)
-    assert list(recipes.values()) == [ours, paper, paper, ours, ours, (None, None)]
+    assert list(recipes.values()) == [ours, paper, paper, ours, ours, paper, *[(None, None)] * 2]
     assert {row.network for row in table} == {"small", None}
 
 
 def test_across_data_sets_the_own_classes_of_the_images_are_not_used():
-    assert [row.labels for row in run(CROSS, target=DIGITS)] == ["distilled", "transferred", "teacher"]
+    names = [row.labels for row in run(CROSS, target=DIGITS)]
+    assert names == ["distilled", "transferred", "teacher", "random-subset"]
     by_name = run(CROSS, target=DIGITS, validation=None, test=None)
     assert numbers(by_name) == numbers(run(CROSS))  # the target's splits, loaded by its name
 
@@ -82,11 +85,11 @@ def test_runs_come_base_set_by_base_set():
     both = run(SETS)
     (first, second) = (run(one) for one in SETS)
     for row in both:
-        repeats = 1 if row.labels == "nearest-neighbour" else 2
+        repeats = 1 if row.labels in UNTRAINED else 2
         assert (row.base_sets, len(row.runs), len(row.validation_runs)) == (2, 2 * repeats, 2 * repeats)
         assert row.runs[:repeats] == first.row(row.labels).runs
     assert all(len(row.steps) == 2 for row in both if row.network)
-    assert {step for row in both for step in row.steps} <= set(training_steps(20))
+    assert {step for row in both for step in row.steps} <= {*training_steps(20), *training_steps(32)}
     assert both.row("distilled").runs[2:] != second.row("distilled").runs  # trained with seeds of its own
 
 
@@ -96,9 +99,12 @@ def test_every_network_and_optimizer_has_its_rows():
         (name, network, optimizer)
         for network in ("small", "lenet")
         for optimizer in ("adam", "sgd")
-        for name in WITHIN[:-1]
+        for name in TRAINED
     ]
-    assert [(r.labels, r.network, r.optimizer) for r in table] == [*expected, (WITHIN[-1], None, None)]
+    assert [(r.labels, r.network, r.optimizer) for r in table] == [
+        *expected,
+        *((name, None, None) for name in UNTRAINED),
+    ]
 
 
 def test_the_nearest_neighbour_is_scikit_learns():
@@ -114,9 +120,9 @@ def test_the_same_seed_gives_the_same_table():
 
 def test_the_test_split_is_shown_once_and_after_training(monkeypatch):
     log = []
-    trained, tested = protocol.run_trials, judging.predictions
+    trained, tested = cells.courses, judging.predictions
 
-    def run_trials(candidates, images, preprocessing, validation, *rest, **more):
+    def courses(candidates, images, preprocessing, validation, *rest, **more):
         log.append("train")
         assert validation is VALIDATION
         assert TEST not in rest
@@ -126,10 +132,10 @@ def test_the_test_split_is_shown_once_and_after_training(monkeypatch):
         log.append(data.split)
         return tested(networks, data, *rest)
 
-    monkeypatch.setattr(protocol, "run_trials", run_trials)
+    monkeypatch.setattr(cells, "courses", courses)
     monkeypatch.setattr(judging, "predictions", predictions)
     run(SETS)
-    assert log == ["train", "test", "validation"] * 2
+    assert log == ["train"] * 4 + ["test", "validation"] * 2
 
 
 def test_nothing_that_is_chosen_depends_on_the_test_split():
@@ -170,7 +176,7 @@ def test_nothing_to_do_is_an_error(options):
 
 
 def test_unknown_names_are_refused_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr(protocol, "run_trials", lambda *args, **more: pytest.fail("trained in vain"))
+    monkeypatch.setattr(cells, "courses", lambda *args, **more: pytest.fail("trained in vain"))
     with pytest.raises(UnknownNameError, match="unknown network 'vgg'; known are lenet, alexnet"):
         run(networks=(small, "vgg"))
     with pytest.raises(UnknownNameError, match="unknown optimizer 'lion'; known are adam, adamw"):
@@ -207,7 +213,7 @@ def test_every_row_carries_the_numbers_that_it_promises():
         assert np.trace(row.confusion) / np.sum(row.confusion) * 100 == pytest.approx(row.accuracy_mean)
         assert sum(count for _, _, count in row.calibration) == len(TEST) * len(row.runs)
         assert row.worst_class["accuracy"] <= row.accuracy_mean
-        assert [point[0] for point in row.curve] == training_steps(20)
+        assert [point[0] for point in row.curve] == training_steps(32 if row.labels == "random-subset" else 20)
         assert row.seconds > 0
     ours = table.row("distilled")
     assert list(ours.differences) == WITHIN[1:]
@@ -230,7 +236,7 @@ def test_a_training_that_diverges_is_counted_and_in_no_mean():
                 self[1].weight.data.fill_(torch.nan)
 
     table = run(networks=(Fragile,), repeats=4)
-    for row in table.rows[:-1]:
+    for row in table.rows[: len(TRAINED)]:
         assert (row.diverged, len(row.runs), len(row.validation_runs), row.trainings) == (2, 2, 2, (2,))
         assert np.mean(row.runs) == row.accuracy_mean > 15
         assert np.sum(row.confusion) == 2 * len(TEST)

@@ -100,7 +100,7 @@ class TestEveryNetwork:
             torch.testing.assert_close(ours.eval()(IMAGES), theirs.eval()(IMAGES), rtol=5e-2, atol=5e-3)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "sgd-momentum", "rmsprop", "adagrad", "nadam"])
 def test_lenets_trained_together_end_with_the_weights_of_each_alone(optimizer):
     together, alone = made("lenet"), made("lenet")
     recipes = [Recipe("mse", batch_size=5, optimizer=optimizer)] * 3

@@ -85,13 +85,24 @@ def test_recipes_survive_json(optimizer):
     recipe = Recipe("mse", label_scale=2.5, steps=7, batch_size=3, optimizer=optimizer)
     assert recipe.learning_rate == OPTIMIZERS[optimizer][1]
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    later = dataclasses.replace(recipe, loss="kl", temperature=4.0, augmentation="shift", order="fixed")
+    assert Recipe.from_dict(json.loads(json.dumps(later.to_dict()))) == later
+
+
+def test_a_manifest_holds_no_setting_that_older_programs_do_not_know_unless_it_is_used():
+    assert set(Recipe("mse").to_dict()) == {
+        *("loss", "label_scale", "steps", "batch_size", "optimizer", "learning_rate"),
+    }
 
 
 @pytest.mark.parametrize(
     ("values", "error", "words"),
     [
-        ({"loss": "hinge"}, UnknownNameError, "unknown loss 'hinge'; known are soft-cross-entropy, mse"),
+        ({"loss": "hinge"}, UnknownNameError, "unknown loss 'hinge'; known are soft-cross-entropy, mse, kl"),
         ({"optimizer": "lion"}, UnknownNameError, "unknown optimizer 'lion'; known are adam, adamw, sgd"),
+        ({"order": "random"}, UnknownNameError, "unknown order 'random'; known are shuffled, fixed"),
+        ({"augmentation": "mixup"}, UnknownNameError, "unknown augmentation 'mixup'; known are none, shift"),
+        ({"temperature": 0.0}, ParameterRangeError, "temperature must be positive"),
         ({"steps": 0}, ParameterRangeError, "found 0 and 50"),
         ({"batch_size": 0}, ParameterRangeError, "found 300 and 0"),
         ({"label_scale": 0.0}, ParameterRangeError, "label scale must be positive"),
