@@ -18,6 +18,7 @@ from torch import nn
 from convexdistill.data import ImageData
 from convexdistill.distill.closed_form import closed_form
 from convexdistill.distill.cross_entropy import cross_entropy
+from convexdistill.distill.target_features import TargetFeatures
 from convexdistill.distill.trained import trained_pool
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
@@ -33,7 +34,7 @@ OUTER = ("cross-entropy", "squared")
 
 
 def alternate(
-    pool: Specs,
+    pool: Specs | TargetFeatures,
     target: ImageData,
     base: BaseExamples,
     validation: ImageData,
@@ -53,7 +54,8 @@ def alternate(
     """Learn soft labels with a pool of random extractors and of such as were trained on the labels before.
 
     Args:
-        pool: random extractors, part of every round.
+        pool: random extractors, part of every round; or what they make of the target,
+            :meth:`TargetFeatures.of`, to be shared by several base sets under ``outer="cross-entropy"``.
         target: the labelled target set.
         base: base examples.
         validation: the target's validation split; it chooses settings in every round, and the round.
@@ -92,6 +94,8 @@ def alternate(
         raise ParameterRangeError(f"alternation needs at least 1 round, found {rounds}")
     if outer not in OUTER:
         raise UnknownNameError(f"unknown outer loss {outer!r}; known are {', '.join(OUTER)}")
+    if outer != "cross-entropy" and isinstance(pool, TargetFeatures):
+        raise InvalidInputError(f"outer loss {outer!r} needs extractors: it sees the target through moments")
     if validation is None:
         raise InvalidInputError("alternation stops by the validation accuracy: give a validation split")
     options: dict[str, Any] = {
@@ -105,12 +109,17 @@ def alternate(
         "device": device,
     }
 
-    def solve(specs: Specs) -> DistilledSet:
-        if outer == "cross-entropy":
-            return cross_entropy(specs, target, base, validation, **options)
-        return closed_form(accumulate(specs, target, device=device), base, validation, **options)
+    # What random extractors make of the target is the same in every round.
+    specs, seen = (pool.pool, pool) if isinstance(pool, TargetFeatures) else (pool, None)
+    if outer == "cross-entropy" and seen is None:
+        seen = TargetFeatures.of(specs, target, seed=seed, device=device)
 
-    best = current = solve(pool)
+    def solve(trained: Specs) -> DistilledSet:
+        if seen is not None:
+            return cross_entropy(seen.extended(trained, device), target, base, validation, **options)
+        return closed_form(accumulate([*specs, *trained], target, device=device), base, validation, **options)
+
+    best = current = solve(())
     accuracies = [validation_accuracy(best)]
     for r in range(rounds):
         trained = trained_pool(
@@ -123,7 +132,7 @@ def alternate(
             seed=child_seed(seed, "round", r),
             device=device,
         )
-        current = solve([*pool, *trained])
+        current = solve(trained)
         accuracies.append(validation_accuracy(current))
         if accuracies[-1] <= max(accuracies[:-1]):
             break

@@ -127,7 +127,8 @@ def closed_form(
         for name, start in starts.items()
         for g in (GAMMAS[name] if gamma is None else (gamma,))
     }
-    judge, previewed = None, []
+    judge = None
+    previewed: list[dict[str, float | str]] = []
     if validation is not None:
         solves, previewed = shortlist(
             solves, moments.pool, images, moments.preprocessing, validation, lam=lam, seed=seed

@@ -6,7 +6,7 @@ Nothing here depends on the base examples, so that several base sets can share i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,19 +75,33 @@ class TargetFeatures:
         if target_images is not None and target_images < len(target):
             order = torch.randperm(len(target), generator=generator(seed, "part of the target"))
             part = target.subset(order[:target_images])
-        extractors = tuple(spec.build(target.shape) for spec in pool)
+        return cls((), (), (), (), (), part, target.fingerprint, preprocessing).extended(pool, where)
+
+    @torch.no_grad()
+    def extended(
+        self, pool: Sequence[ExtractorSpec | ModuleSpec], device: str | torch.device = "auto"
+    ) -> TargetFeatures:
+        """The same with further extractors, whose features and heads alone are computed."""
+        where = resolve_device(device)
+        extractors = tuple(spec.build(self.target.shape) for spec in pool)
         features, scales, heads = [], [], []
         with progress.task("features of the target", total=len(extractors)) as advance:
             for extractor in extractors:
-                found = _extracted(extractor, part.images, preprocessing, where)
+                found = _extracted(extractor, self.target.images, self.preprocessing, where)
                 length = float(found.square().sum(1).mean().sqrt())
                 scales.append(1 / length if length > 0 else 1.0)
                 features.append(with_ones(found, scales[-1]))
-                full = SoftmaxProblem([Response(features[-1])], part.labels, part.num_classes)
+                full = SoftmaxProblem([Response(features[-1])], self.target.labels, self.target.num_classes)
                 heads.append(solve_softmax(full, TEACHER_GAMMA, tolerance=TEACHER_TOLERANCE)[0])
                 advance(1)
-        facts = (part, target.fingerprint, preprocessing)
-        return cls(tuple(pool), extractors, tuple(features), tuple(scales), tuple(heads), *facts)
+        return replace(
+            self,
+            pool=(*self.pool, *pool),
+            extractors=(*self.extractors, *extractors),
+            features=(*self.features, *features),
+            scales=(*self.scales, *scales),
+            heads=(*self.heads, *heads),
+        )
 
     def base(self, images: Tensor, device: torch.device) -> list[Tensor]:
         """Features ``(n, d+1)`` of base images, scaled like the target's, for each extractor."""

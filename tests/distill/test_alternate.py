@@ -9,6 +9,7 @@ import torch
 from convexdistill.data import Preprocessing, load
 from convexdistill.distill.alternate import alternate, best_pool, validation_accuracy
 from convexdistill.distill.closed_form import closed_form
+from convexdistill.distill.target_features import TargetFeatures
 from convexdistill.distill.trained import trained_pool
 from convexdistill.distilled import fresh_network
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
@@ -65,9 +66,9 @@ def test_rounds_go_on_while_the_validation_accuracy_rises(monkeypatch):
     pools, accuracies = [], iter([50.0, 60.0, 55.0, 99.0])
     real = module.cross_entropy
 
-    def listen(specs, *arguments, **options):
-        pools.append(list(specs))
-        return real(specs, *arguments, **options)
+    def listen(seen, *arguments, **options):
+        pools.append(list(seen.pool))
+        return real(seen, *arguments, **options)
 
     monkeypatch.setattr(module, "cross_entropy", listen)
     monkeypatch.setattr(module, "validation_accuracy", lambda _: next(accuracies))
@@ -99,7 +100,18 @@ def test_the_best_pool_is_that_of_the_validation_split():
     assert best.manifest["extractors"][0] == winner["extractor"]
 
 
+def test_features_of_random_extractors_are_shared_by_rounds_and_base_sets(monkeypatch):
+    seen = TargetFeatures.of(POOL, DIGITS)
+    alone = alternate(POOL, DIGITS, BASE, VALIDATION, rounds=1, **QUICK)
+    monkeypatch.setattr(TargetFeatures, "of", None)  # nothing is computed again
+    shared = alternate(seen, DIGITS, BASE, VALIDATION, rounds=1, **QUICK)
+    torch.testing.assert_close(shared.labels, alone.labels, rtol=0, atol=1e-5)
+    assert shared.manifest["rounds"] == alone.manifest["rounds"]
+
+
 def test_wrong_input():
+    with pytest.raises(InvalidInputError, match="sees the target through moments"):
+        alternate(TargetFeatures.of(POOL, DIGITS), DIGITS, BASE, VALIDATION, outer="squared")
     with pytest.raises(ParameterRangeError, match="at least 1 round"):
         alternate(POOL, DIGITS, BASE, VALIDATION, rounds=0)
     with pytest.raises(UnknownNameError, match="'hinge'; known are cross-entropy, squared"):
