@@ -36,6 +36,9 @@ from convexdistill.training import Candidate, Recipe, accuracies, run_trials
 POOL = 5
 CHOICE_SEED = 1000  # of the base set that settings are chosen with
 SOLVES = ("cross-entropy", "squared")
+LEARNED = (*SOLVES, "alternate")  # rows that speak for learned labels
+ROUNDS, TRAINED = 4, 4  # of the alternation: at most so many rounds, so many networks in each
+PAPER_SCALE = 4.0  # of its labels under the paper recipe
 RECIPES = ("centred", "paper")
 
 
@@ -51,7 +54,8 @@ class Setting:
         select: how base examples are chosen.
         source: of base images; ``None``: the target. From another source they are not balanced.
         rows: ``"all"``; ``"some"``: without the squared loss and plain one-hot labels; or ``"few"``:
-            cross-entropy, teacher and one-hot labels under the centred recipe only.
+            cross-entropy, teacher and one-hot labels under the centred recipe only. ``"alternate"``: labels
+            that are solved for again and again with networks trained on them among the extractors.
         chooser: network that settings are chosen with.
         target_images: a random part of the target of this size is all that either solve sees.
         extractor: network of the pool.
@@ -146,7 +150,7 @@ def choice(setting: Setting, data_root: str | None) -> dict[str, dict[str, Any]]
         best = solved(solve, known, base, validation=known.validation, recipe="centred", **options)
         facts = {"gamma": best.manifest["gamma"], "prior": best.manifest["prior"]}
         scales = {"centred": best.recipe.label_scale}
-        if setting.rows != "few":
+        if setting.rows in ("all", "some"):
             paper = solved(solve, known, base, validation=known.validation, recipe="paper", **facts, **options)
             scales["paper"] = paper.manifest["logit_scale"]
         found[solve] = {**facts, "scales": scales, "tried": best.manifest["chosen_from"]}
@@ -173,6 +177,30 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
         for recipe, scale in facts["scales"].items():
             candidates.append(_candidate(solve, recipe, sets[solve].labels, scale))
     crossed = sets["cross-entropy"]
+    rounds = None
+    if setting.rows == "alternate":
+        start = time.perf_counter()
+        taken = settings["cross-entropy"]
+        again = cd.distill.alternate(
+            known.features,
+            known.part,
+            base,
+            known.validation,
+            rounds=ROUNDS,
+            count=TRAINED,
+            gamma=taken["gamma"],
+            prior=taken["prior"],
+            label_scale=taken["scales"]["centred"],
+            recipe="centred",
+            network=network_of(setting.network),
+            seed=setting.seed,
+        )
+        seconds["alternate"], rounds = round(time.perf_counter() - start, 3), again.manifest["rounds"]
+        candidates = [
+            _candidate("alternate", "centred", again.labels, taken["scales"]["centred"]),
+            _candidate("alternate", "paper", again.labels, PAPER_SCALE),
+            candidates[0],
+        ]
     scale = settings["cross-entropy"]["scales"]["centred"]
     candidates.append(_candidate("teacher", "centred", crossed.baselines["teacher"], scale))
     if setting.source is None:
@@ -181,14 +209,15 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
         paper = Recipe("soft-cross-entropy")
         if setting.rows == "all":
             candidates.append(Candidate("one-hot, paper", hot, paper))
-        if setting.rows != "few":
+        if setting.rows in ("all", "some"):
             smooth = (1 - SMOOTHING) * hot + SMOOTHING / classes
             candidates.append(Candidate("smoothed 0.1, paper", smooth, paper))
     else:
         near = transferred_labels([crossed], known.part)[0] - 1 / classes
         candidates.append(_candidate("transferred", "centred", near, scale))
     gap = crossed.manifest["certificate"]["duality_gap"]
-    return crossed.images, candidates, {"chosen": settings, "seconds": seconds, "duality_gap": gap}
+    facts = {"chosen": settings, "seconds": seconds, "duality_gap": gap}
+    return crossed.images, candidates, facts if rounds is None else {**facts, "rounds": rounds}
 
 
 def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
@@ -248,12 +277,12 @@ class Goal:
     published: float | None = None
 
 
-Key = tuple[Any, ...]  # source, target, size, network, select
+Key = tuple[Any, ...]  # source, target, size, network, select; of groups also whether labels alternate
 
 
 def key_of(record: Record) -> Key:
     s = record["setting"]
-    return s["source"], s["target"], s["size"], s["network"], s["select"]
+    return s["source"], s["target"], s["size"], s["network"], s["select"], s["rows"] == "alternate"
 
 
 def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
@@ -283,19 +312,19 @@ def rows_of(group: Sequence[Record]) -> list[Row]:
 
 def spokesman(rows: Sequence[Row]) -> Row:
     """The row of learned labels that the validation split prefers."""
-    return max((row for row in rows if row.labels.startswith(SOLVES)), key=lambda row: row.validation_mean)
+    return max((row for row in rows if row.labels.startswith(LEARNED)), key=lambda row: row.validation_mean)
 
 
 def overview(records: Sequence[Record], goals: dict[Key, Goal]) -> list[str]:
     """One line for each group: what validation prefers, beside its baselines and its goal."""
     lines = []
     for key, group in grouped(records).items():
-        source, target, size, network, select = key
+        source, target, size, network, select, _ = key
         rows = rows_of(group)
         best = spokesman(rows)
-        rivals = [row for row in rows if not row.labels.startswith(SOLVES)]
+        rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
         rival = max(rivals, key=lambda row: row.accuracy_mean)
-        goal = goals.get(key)
+        goal = goals.get(key[:5])
         lines.append(
             (
                 pair(source, target),
@@ -319,7 +348,7 @@ def sections(records: Sequence[Record]) -> list[str]:
     """A table for each group, with every row."""
     lines = []
     for key, group in grouped(records).items():
-        source, target, size, network, select = key
+        source, target, size, network, select, alternates = key
         first = group[0]["result"]
         chosen = first["chosen"]
         taken = "; ".join(
@@ -328,11 +357,13 @@ def sections(records: Sequence[Record]) -> list[str]:
             for solve, facts in chosen.items()
         )
         times = ", ".join(
-            f"{name} {sum(r['result']['seconds'][name] for r in group) / len(group):.1f} s" for name in chosen
+            f"{name} {sum(r['result']['seconds'][name] for r in group) / len(group):.1f} s"
+            for name in first["seconds"]
         )
         lines += [
             "",
-            f"## {pair(source, target)}, {size} base examples ({select}), {network}",
+            f"## {pair(source, target)}, {size} base examples ({select}), {network}"
+            + (", alternating" if alternates else ""),
             "",
             f"{len(group)} base sets × {group[0]['setting']['repeats']} trainings, "
             f"{group[0]['setting']['target_images']:,} target images at most, "

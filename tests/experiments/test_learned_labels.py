@@ -42,7 +42,7 @@ def test_a_base_set_within_a_data_set_gives_every_row_and_a_page():
     assert "2 base sets × 1 trainings" in page
     best = max(result["rows"][:4], key=lambda row: row["validation"][0])  # of the learned labels, by validation
     for goal, verdict in ((best["test"][0] - 1, "reached"), (best["test"][0] + 1, "missed")):
-        line = overview([record, other], {key_of(record): Goal(goal)})[-1]
+        line = overview([record, other], {key_of(record)[:5]: Goal(goal)})[-1]
         assert f"| **{best['test'][0]:.1f} ± 0.0** | {best['labels']} |" in line
         assert f"| {goal:g} | {verdict} |" in line
 
@@ -51,6 +51,18 @@ def test_few_rows_are_those_that_speak_for_chosen_base_images():
     setting = Setting("digits", 10, "convnet", 0, select="kmeans", rows="few", repeats=1)
     result = measure(setting, None)
     assert [row["labels"] for row in result["rows"]] == [LEARNED[0], "teacher, centred", "one-hot, centred"]
+
+
+def test_alternating_rows_stand_beside_the_single_solve_and_say_their_rounds(monkeypatch):
+    monkeypatch.setattr(_learned_labels, "ROUNDS", 1)
+    monkeypatch.setattr(_learned_labels, "TRAINED", 1)
+    setting = Setting("digits", 10, "lenet", 0, rows="alternate", repeats=1)
+    result = measure(setting, None)
+    expected = ["alternate, centred", "alternate, paper", LEARNED[0], "teacher, centred", "one-hot, centred"]
+    assert [row["labels"] for row in result["rows"]] == expected
+    assert len(result["rounds"]) == 2
+    page = within_dataset.table([{"setting": vars(setting), "result": result}])
+    assert "## digits, 10 base examples (random), lenet, alternating" in page
 
 
 def test_across_data_sets_the_classes_of_base_images_mean_nothing(tmp_path):
