@@ -10,6 +10,7 @@ import typer
 from convexdistill import evaluate as evaluation
 from convexdistill import terminal
 from convexdistill.data import load as load_data
+from convexdistill.device import resolve_device
 from convexdistill.distilled import load
 from convexdistill.files import write_json
 from convexdistill.options import DataRoot, Device, Networks, guarded, names
@@ -78,6 +79,7 @@ def evaluate(
     distilled = load(file)
     name = target or distilled.manifest["target"]["name"]
     slow = [*(["full-data"] if full_data else []), *(["trained-teacher"] if trained_teacher else [])]
+    whole = load_data(name, root=data_root)
     table = evaluation.matrix(
         distilled,
         names(networks),
@@ -89,7 +91,7 @@ def evaluate(
         names(orders),
         repeats,
         baselines=evaluation.wanted_baselines(None if baselines is None else names(baselines), slow),
-        target=load_data(name, root=data_root),
+        target=whole,
         validation=load_data(name, split="validation", root=data_root),
         test=load_data(name, split="test", root=data_root),
         seed=seed,
@@ -97,7 +99,10 @@ def evaluate(
         cache=cache,
         workers=workers,
     )
-    record = evaluation.metrics([distilled], table, {"evaluate": table.seconds, "total": table.seconds})
+    first = names(networks)[0]
+    costs = evaluation.cost(distilled, whole, first, table=table, device=resolve_device(device))
+    seconds = {"evaluate": table.seconds, "total": table.seconds}
+    record = evaluation.metrics([distilled], table, seconds, costs)
     if json is not None:
         write_json(json, record)
     terminal.console().print(terminal.results_table(record["results"]))

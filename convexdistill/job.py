@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from convexdistill.data import ImageData, load
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError, OutputError, UnknownNameError
-from convexdistill.evaluate import EvaluationTable, evaluate, metrics
+from convexdistill.evaluate import DISTIL_SECONDS, EvaluationTable, Spent, cost, evaluate, metrics, spending
 from convexdistill.features import NETWORKS, Pool, pool
 from convexdistill.files import write_json
 from convexdistill.moments import Moments, accumulate
@@ -147,7 +147,10 @@ def run(job: Job) -> Result:
             method(base=base, validation=validation, seed=job.seed + k, **options, **_checkpoint(job, k))
             for k, base in enumerate(bases)
         ]
-    table = None
+    spent = None if job.moments is not None else clock.distilling(len(sets))  # who knows what the moments took
+    if spent is not None:
+        sets = [replace(one, manifest={**one.manifest, DISTIL_SECONDS: round(spent.seconds, 3)}) for one in sets]
+    table = costs = None
     with clock("evaluate"):
         if job.evaluate:
             table = evaluate(
@@ -160,7 +163,9 @@ def run(job: Job) -> Result:
                 seed=job.seed,
                 device=job.device,
             )
-    record = metrics(sets, table, {**clock.seconds, "total": clock.total})
+            where = resolve_device(job.device)
+            costs = cost(sets[0], target, job.networks[0], distil=spent, table=table, device=where)
+    record = metrics(sets, table, {**clock.seconds, "total": clock.total}, costs)
     folder = job.folder
     sets[0].save(folder / DISTILLED)
     write_json(folder / METRICS, record)
@@ -253,18 +258,32 @@ def _moments(job: Job, target: ImageData) -> Moments:
 
 
 class _Clock:
-    """Seconds by phase; what comes between the phases counts towards the total."""
+    """What each phase has cost; what comes between the phases counts towards the total."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
-        self.seconds: dict[str, float] = {}
+        self.spent: dict[str, Spent] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = time.perf_counter() - start
+        with spending() as self.spent[phase]:
+            yield
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {phase: spent.seconds for phase, spent in self.spent.items()}
 
     @property
     def total(self) -> float:
         return time.perf_counter() - self.start
+
+    def distilling(self, sets: int) -> Spent:
+        """What one of so many sets has cost: they share the moments, not the choice of images and the solve."""
+        parts = [(self.spent["accumulate"], 1.0), *((self.spent[name], 1 / sets) for name in ("select", "solve"))]
+        energies = [spent.kwh for spent, _ in parts]
+        kwh = sum(e * share for e, (_, share) in zip(energies, parts, strict=True) if e is not None)
+        return Spent(
+            sum(spent.seconds * share for spent, share in parts),
+            None if None in energies else kwh,
+            parts[0][0].of,
+        )

@@ -61,11 +61,46 @@ def test_terminal_and_report_show_the_numbers_of_the_file(finished: tuple[Path, 
 def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], tmp_path: Path) -> None:
     file = finished[0] / "distilled.safetensors"
     numbers = tmp_path / "numbers.json"
-    done = run("evaluate", file, "--repeats", "1", "--optimizers", "sgd", "--json", numbers, cwd=tmp_path)
+    axes = ["--optimizers", "sgd,nadam", "--learning-rates", "x3", "--steps", "auto,5", "--losses", "kl:2"]
+    more = ["--augment", "shift", "--orders", "fixed", "--baselines", "one-hot", "--cache", tmp_path / "cells"]
+    done = run("evaluate", file, "--repeats", "1", *axes, *more, "--json", numbers, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(numbers.read_text())["results"][0]["optimizer"] == "sgd"
+    record = json.loads(numbers.read_text())
+    rows = record["results"]
+    assert [row["labels"] for row in rows] == ["distilled", "one-hot"] * 4
+    assert [row["optimizer"] for row in rows] == ["sgd"] * 4 + ["nadam"] * 4
+    assert [row["steps"] for row in rows[2:4]] == [[5], [5]]
+    assert {(row["loss"], row["temperature"]) for row in rows} == {("kl", 2.0)}
+    assert {(row["augmentation"], row["order"]) for row in rows} == {("shift", "fixed")}
+    assert rows[0]["learning_rate"] == pytest.approx(0.03)
+    assert record["cost"]["distil_seconds"] > 0
+    assert (record["cost"]["energy_kwh"] is None) == bool(record["cost"]["energy_why_not"])
+    again = run("evaluate", file, "--repeats", "2", *axes, *more, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "repeats: 1 there, 2 now" in again.stderr
     assert run("report", file, "--out", tmp_path / "page.html", cwd=tmp_path).returncode == 0
     assert "20 of 1×8×8, from digits" in run("info", file, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--optimizers", "lion"], "unknown optimizer 'lion'; known are adam"),
+        (["--target", "wide.npz"], "images of (1, 8, 8), but found 10 classes and images of (1, 16, 8)"),
+        (["--target", "three.npz"], "is for 10 classes"),
+        (["--repeats", "0"], "repeat"),
+    ],
+)
+def test_what_cannot_be_evaluated_costs_one_line(
+    options: list[str], expected: str, finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    _npz(tmp_path / "wide.npz", rng.random((300, 16, 8)), np.arange(300) % 10)
+    _npz(tmp_path / "three.npz", rng.random((300, 8, 8)), np.arange(300) % 3)
+    done = run("evaluate", finished[0] / "distilled.safetensors", *options, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
 def test_compress_writes_a_smaller_file_and_info_shows_the_budget(

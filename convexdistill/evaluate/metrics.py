@@ -10,7 +10,10 @@ from convexdistill.evaluate.table import EvaluationTable
 
 
 def metrics(
-    sets: Sequence[DistilledSet], table: EvaluationTable | None, seconds: Mapping[str, float]
+    sets: Sequence[DistilledSet],
+    table: EvaluationTable | None,
+    seconds: Mapping[str, float],
+    cost: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of a job.
 
@@ -18,6 +21,7 @@ def metrics(
         sets: the distilled sets, one for each choice of base images.
         table: their evaluation, if there was one.
         seconds: ``accumulate``, ``solve``, ``evaluate`` and ``total``.
+        cost: see :func:`convexdistill.evaluate.cost`.
 
     Returns:
         ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``base_sets`` (what each one chose),
@@ -39,6 +43,7 @@ def metrics(
         ],
         "seeds": [one.manifest["seed"] for one in sets],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        **({} if cost is None else {"cost": dict(cost)}),
         "results": [] if table is None else table.to_dicts(),
         "selection": manifest["selection"]["method"],
         **{name: manifest[name] for name in ("lam", "gamma", "prior") if name in manifest},
