@@ -295,6 +295,7 @@ def _validate(d: DistilledSet) -> None:
     sums = d.labels.sum(1)
     if d.label_space == "probability" and (d.labels.min() < 0 or (sums - 1).abs().max() > 1e-4):
         raise FileFormatError("label_space is 'probability', but rows are not probabilities")
-    Recipe.from_dict(d.manifest["recipe"])
+    if Recipe.from_dict(d.manifest["recipe"]).loss == "kl" and d.label_space != "probability":
+        raise FileFormatError(f"the recipe's loss 'kl' takes probabilities, but label_space is {d.label_space!r}")
     if len(Preprocessing.from_dict(d.manifest["preprocessing"]).mean) != d.shape[0]:
         raise FileFormatError(f"preprocessing has another number of channels than the images ({d.shape[0]})")

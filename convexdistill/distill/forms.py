@@ -87,6 +87,11 @@ def check_recipe(recipe: Recipe | str | None, constraint: str) -> None:
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise UnknownNameError(f"unknown recipe {recipe!r}; known are {', '.join(RECIPES)}")
     loss = recipe.loss if isinstance(recipe, Recipe) else None
+    if loss not in (None, "mse", "soft-cross-entropy"):
+        raise InvalidInputError(
+            f"labels are solved for the losses mse and soft-cross-entropy, not {loss!r}; evaluate them under it: "
+            "`convexdistill evaluate FILE --losses kl:4`"
+        )
     if (recipe == "paper" or loss == "soft-cross-entropy") and constraint in ("nonnegative", "box"):
         raise InvalidInputError(
             f"labels under constraint {constraint!r} do not sum to 1, so soft cross-entropy has no meaning for "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from convexdistill import progress
 from convexdistill.data import ImageData
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.evaluate.cells import NetworkLike, network_name
@@ -94,12 +95,13 @@ def _training(
     """What one training by the recipe costs, from some of its steps."""
     net = fresh_network(network, distilled.shape, len(distilled.classes), 0)
     arguments = [net], images.to(device), targets.to(device)[None], [recipe], [0]
-    train_together(*arguments, steps=WARM_UP, description="time a training")
     steps = min(TIMED, recipe.steps)
-    with spending() as spent:
-        train_together(*arguments, steps=steps, description="time a training")
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    with progress.reporting(progress.SilentReporter()):
+        train_together(*arguments, steps=WARM_UP)
+        with spending() as spent:
+            train_together(*arguments, steps=steps)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
     scale = recipe.steps / steps
     return Spent(spent.seconds * scale, None if spent.kwh is None else spent.kwh * scale, spent.of)
 

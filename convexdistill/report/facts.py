@@ -8,7 +8,7 @@ from typing import Any
 
 from convexdistill.distilled import DistilledSet
 from convexdistill.report import words
-from convexdistill.training import OPTIMIZERS
+from convexdistill.training import find_optimizer
 
 _METHODS = {
     "closed-form": "closed form, one exact solve",
@@ -52,7 +52,9 @@ def torch_snippet(distilled: DistilledSet) -> str:
     """The same with a network and a loop of one's own; runs as it stands."""
     recipe = distilled.recipe
     batch = min(recipe.batch_size, len(distilled))
-    loss = {"mse": "mse_loss", "soft-cross-entropy": "cross_entropy"}[recipe.loss]
+    loss = "mse_loss" if recipe.loss == "mse" else "cross_entropy"
+    optimizer = find_optimizer(recipe.optimizer)[1]
+    options = "".join(f", {name}={value!r}" for name, value in optimizer.options.items())
     scale = "soft labels" if recipe.label_scale == 1 else f"soft labels times {recipe.label_scale:g}"
     return f"""\
 from itertools import chain, islice, repeat
@@ -73,8 +75,8 @@ network = torch.nn.Sequential(  # or any network of yours with {len(distilled.cl
     torch.nn.LazyLinear({len(distilled.classes)}),
 )
 network(pairs[:1][0])  # gives the lazy layers their sizes
-optimizer = torch.optim.{OPTIMIZERS[recipe.optimizer][0].__name__}(network.parameters(), \
-lr={recipe.learning_rate:g})
+optimizer = torch.optim.{optimizer.kind.__name__}(network.parameters(), \
+lr={recipe.learning_rate:g}{options})
 
 for images, wanted in islice(chain.from_iterable(repeat(batches)), {recipe.steps}):
     loss = torch.nn.functional.{loss}(network(images), wanted)
