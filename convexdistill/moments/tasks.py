@@ -44,7 +44,7 @@ def accumulate_tasks(
         1258
     """
     try:
-        from dask import delayed
+        from dask.delayed import delayed
     except ImportError as error:
         raise BackendUnavailableError(
             "task graphs need Dask; install it with pip install 'convexdistill[dask]'"
