@@ -39,18 +39,18 @@ def prepare_task(
     validation = validation or data_sets.load(name, split="validation", root=root)
     test = test or data_sets.load(name, split="test", root=root)
     for one in sets:
-        _check_fits(first, one.classes, one.shape)
+        check_fits(first, one.classes, one.shape)
         if one.is_cross != first.is_cross:
             raise InvalidInputError("sets within a data set and across data sets are not of one job")
     validation.refuse_test("to choose the number of steps")
     for split in (validation, test):
-        _check_fits(first, split.classes, split.shape)
+        check_fits(first, split.classes, split.shape)
     subset = "random-subset" in axes.baselines
     transferred: list[Tensor | None] = [None] * len(sets)
     if subset or first.is_cross:
         target = target or data_sets.load(name, split="train", root=root)
         target.refuse_test("for baselines")
-        _check_fits(first, target.classes, target.shape)
+        check_fits(first, target.classes, target.shape)
     if first.is_cross:
         assert target is not None
         transferred = [*transferred_labels(sets, target)]
@@ -71,7 +71,12 @@ def prepare_task(
     )
 
 
-def _check_fits(first: DistilledSet, classes: tuple[str, ...], shape: Shape) -> None:
+def check_fits(first: DistilledSet, classes: tuple[str, ...], shape: Shape) -> None:
+    """Raise unless these are the classes and the image shape of a distilled set.
+
+    Raises:
+        InvalidInputError: they are not.
+    """
     if classes != first.classes or shape != first.shape:
         raise InvalidInputError(
             f"the distilled set is for {len(first.classes)} classes and images of {first.shape}, but found "
