@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from convexdistill import __version__, job, layers, terminal
+from convexdistill import __version__, bias_cli, job, report_cli, terminal
 from convexdistill import distill as distillers
-from convexdistill.distilled import DistilledSet, load
+from convexdistill.distilled import load
 from convexdistill.errors import InvalidInputError
 from convexdistill.evaluate_cli import evaluate as evaluate_command
-from convexdistill.files import read_json
 from convexdistill.moments_cli import moments_app
 from convexdistill.options import (
     TARGET_HELP,
@@ -25,7 +24,6 @@ from convexdistill.options import (
     guarded,
     names,
 )
-from convexdistill.report import write_report
 from convexdistill.select.choosing import RULES
 
 app = typer.Typer(
@@ -178,20 +176,6 @@ app.command()(evaluate_command)
 
 @app.command()
 @guarded
-def report(
-    file: Annotated[Path, typer.Argument(help="A distilled set; a metrics.json beside it is shown with it.")],
-    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html beside FILE.")] = None,
-) -> None:
-    """Write the HTML report of a distilled set again."""
-    distilled = load(file)
-    numbers = file.parent / job.METRICS
-    page = out or file.parent / job.REPORT
-    write_report(page, distilled, read_json(numbers) if numbers.is_file() else None)
-    print(f"wrote {page}")
-
-
-@app.command()
-@guarded
 def compress(
     file: Annotated[Path, typer.Argument(help="A distilled set.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
@@ -211,53 +195,8 @@ def compress(
     )
 
 
-@app.command()
-@guarded
-def info(file: Annotated[Path, typer.Argument(help="A distilled set.")]) -> None:
-    """Say what is in a distilled set, and where it came from."""
-    terminal.console().print(terminal.facts_table(_facts(load(file))))
-
-
-def _facts(distilled: DistilledSet) -> dict[str, object]:
-    manifest, recipe = distilled.manifest, distilled.recipe
-    source, target = manifest["source"]["name"], manifest["target"]["name"]
-    extractors, certificate = manifest["extractors"], manifest["certificate"]
-    return {
-        "images": f"{len(distilled)} of {'×'.join(map(str, distilled.shape))}, from {source}",
-        "labels": f"over {len(distilled.classes)} classes of {target}, {distilled.label_space}",
-        "classes": ", ".join(distilled.classes),
-        "recipe": f"{recipe.loss}, labels × {recipe.label_scale:g}, {recipe.steps} steps of "
-        f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}",
-        "selection": ", ".join(f"{key} {value}" for key, value in manifest["selection"].items()),
-        "method": f"{manifest['method']} ({manifest['backend']}), "
-        + ", ".join(terminal.settings(manifest, "lam", "gamma", "prior", "seed")),
-        "extractors": f"{len(extractors)} × {extractors[0]['network']} {extractors[0]['options']}",
-        "certificate": f"outer loss {certificate['outer_loss']:.4f}, {terminal.exactness(certificate)}",
-        "bytes": ", ".join(f"{key} {value:,}" for key, value in distilled.bytes.items()),
-        "label code": _label_code(distilled),
-        "versions": ", ".join(f"{key} {value}" for key, value in manifest["versions"].items()),
-    }
-
-
-def _label_code(distilled: DistilledSet) -> str:
-    code, classes = distilled.manifest.get("label_code"), len(distilled.classes)
-    if code is None:
-        return f"float32, {4 * classes} bytes a label"
-    bits = "float32" if code["bits"] is None else f"{code['bits']} bits"
-    return (
-        f"{code['top_k'] or classes} of {classes} values in {bits} each, "
-        f"{distilled.bytes['labels'] // len(distilled)} bytes a label; largest error {code['largest_error']:.2g}, "
-        f"rms {code['rms_error']:.2g}"
-    )
-
-
-@app.command()
-@guarded
-def backends() -> None:
-    """List the solvers of the convex layers: what is available, and why the rest is not."""
-    reports = layers.backends().values()
-    facts = {r.name: r.summary if r.available else f"not available: {r.reason}" for r in reports}
-    terminal.console().print(terminal.facts_table(facts))
+for command in (report_cli.report, report_cli.info, report_cli.compare, bias_cli.bias, report_cli.backends):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:

@@ -16,7 +16,7 @@ from convexdistill.errors import InvalidInputError
 from convexdistill.features import pool
 from convexdistill.moments import Moments, accumulate
 from convexdistill.moments.workers import accumulate_together, process_group, under_torchrun
-from convexdistill.options import TARGET_HELP, DataRoot, Device, Extractor, PoolSize, Width, guarded
+from convexdistill.options import TARGET_HELP, DataRoot, Device, Extractor, Json, PoolSize, Width, guarded
 
 moments_app = typer.Typer(
     help="Moments: all that the label solve needs to know of a target set. Sum them in shards, merge, go on.",
@@ -158,11 +158,27 @@ def moments_merge(
 
 @moments_app.command("info")
 @guarded
-def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")]) -> None:
+def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")], json: Json = None) -> None:
     """Say what a file of moments holds."""
     moments = Moments.load(file)
     specs = [spec.to_dict() for spec in moments.pool]
     per_class = moments.counts
+    if json is not None:
+        terminal.write_record(
+            json,
+            {
+                "target": dict(moments.target),
+                "images": moments.images,
+                "shape": list(moments.shape),
+                "counts": per_class.tolist(),
+                "extractors": specs,
+                "features": [len(gram) - 1 for gram in moments.gram],
+                "preprocessing": moments.preprocessing.to_dict(),
+                "missing": list(moments.missing),
+                "bytes": file.stat().st_size,
+            },
+        )
+        return
     facts = {
         "target": f"{moments.target['name']} ({moments.target['split']}), {moments.num_classes} classes",
         "images": f"{moments.images:,} of {'×'.join(map(str, moments.shape))}",

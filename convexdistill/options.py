@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, ParamSpec
 
 import typer
@@ -58,6 +59,10 @@ DataRoot = Annotated[
     typer.Option(
         help="Where data sets lie, as torchvision lays them out. Default: $CONVEXDISTILL_DATA or ./data."
     ),
+]
+Json = Annotated[
+    Path | None,
+    typer.Option(help="Write the numbers to this file; - writes them to the output instead of the tables."),
 ]
 Device = Annotated[
     str, typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64 on the CPU.")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from convexdistill.files import write_json
 from convexdistill.progress import PlainReporter, Reporter, RichReporter
+from convexdistill.report import result_tables, tables
+from convexdistill.report.entries import row_of
 
+STANDARD_OUTPUT = "-"
 # A pipe has no width of its own; this one holds every table without wrapping.
-PIPE_WIDTH = 120
+PIPE_WIDTH = 200
 
 
 def console() -> Console:
@@ -27,54 +33,38 @@ def reporter() -> Reporter:
     return RichReporter() if sys.stderr.isatty() else PlainReporter()
 
 
-def percent(value: float | None) -> str:
-    """An accuracy with one decimal, or a dash where there is none.
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write numbers as JSON to a file, or to standard output where it is ``-``.
 
-    Example:
-        >>> percent(91.27), percent(None)
-        ('91.3', '–')
+    Raises:
+        OutputError: the file cannot be written.
     """
-    return "–" if value is None else f"{value:.1f}"
+    if str(path) == STANDARD_OUTPUT:
+        print(json.dumps(record, indent=2, allow_nan=False))
+    else:
+        write_json(path, record)
 
 
-def results_table(results: Iterable[Mapping[str, Any]]) -> Table:
+def speaker(json_file: Path | None) -> Callable[[str], None]:
+    """What prints a remark: to standard error where standard output carries the numbers."""
+    stream = sys.stderr if str(json_file) == STANDARD_OUTPUT else sys.stdout
+    return lambda text: print(text, file=stream)
+
+
+def rich_table(table: tables.Table) -> Table:
+    """A table of the report, cell by cell as the page has it."""
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in table.headings:
+        # On a narrow terminal cells go on in the next line: nothing is cut off.
+        shown.add_column(heading.name, justify="right" if heading.is_number else "left", overflow="fold")
+    for line in table.lines:
+        shown.add_row(*(cell.text for cell in line.cells), style="bold" if line.chosen else None)
+    return shown
+
+
+def results_table(records: Iterable[Mapping[str, Any]]) -> Table:
     """The table of an evaluation, from the records of ``metrics.json``."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("labels", "network", "loss"):
-        table.add_column(name, no_wrap=True)
-    for name in ("steps", "valid. %", "test %", "95 % interval", "runs"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in results:
-        low, high = row["accuracy_ci95"]
-        steps = sorted(set(row["steps"]))
-        loss = row["loss"] or "–"
-        if row["loss"] == "mse":
-            loss = "mse" if row["label_scale"] is None else f"mse ×{row['label_scale']:g}"
-        elif row["loss"] is not None:
-            loss = "soft CE"
-        table.add_row(
-            row["labels"],
-            _trained(row),
-            loss,
-            "–" if not steps else f"{steps[0]}" if len(steps) == 1 else f"{steps[0]}–{steps[-1]}",
-            percent(row["validation_mean"]),
-            _with_spread(row["accuracy_mean"], row["accuracy_std"]),
-            "–" if low is None else f"{low:.1f} – {high:.1f}",
-            str(len(row["runs"])),
-            style="bold" if row["labels"] == "distilled" else None,
-        )
-    return table
-
-
-def _with_spread(mean: float, std: float | None) -> str:
-    return percent(mean) if std is None else f"{percent(mean)} ± {percent(std)}"
-
-
-def _trained(row: Mapping[str, Any]) -> str:
-    if row["network"] is None:
-        return "–"
-    network, optimizer = row["network"], row["optimizer"]
-    return f"{network}" if optimizer == "adam" else f"{network}, {optimizer}"
+    return rich_table(result_tables.results([("", [row_of(record) for record in records])], brief=True))
 
 
 def facts_table(facts: Mapping[str, object]) -> Table:

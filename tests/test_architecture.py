@@ -30,7 +30,7 @@ ORDER = (
     ("job",),
     ("terminal",),
     ("options",),
-    ("moments_cli", "evaluate_cli"),
+    ("moments_cli", "evaluate_cli", "report_cli", "bias_cli"),
     ("cli",),
     ("__main__",),
 )

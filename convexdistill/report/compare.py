@@ -2,73 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from convexdistill.distilled import DistilledSet
-from convexdistill.errors import FileFormatError
 from convexdistill.evaluate import Row
+from convexdistill.evaluate.statistics import paired_difference
 
 DISTILLED = "distilled"
-_AGAIN = "write it again with `convexdistill evaluate FILE --json metrics.json`"
-
-
-def rows_of(metrics: Mapping[str, Any] | None, distilled: DistilledSet) -> tuple[Row, ...]:
-    """The rows of a metrics record; none where there is no record, or nothing was evaluated.
-
-    Raises:
-        FileFormatError: a row cannot be read, or the numbers are those of another distilled set.
-    """
-    if metrics is None:
-        return ()
-    facts: dict[str, object] = {
-        "target": distilled.manifest["target"]["name"],
-        "base_size": len(distilled),
-        "certificate": distilled.manifest["certificate"],
-    }
-    if other := [key for key, value in facts.items() if metrics.get(key, value) != value]:
-        raise FileFormatError(
-            f"the metrics belong to another distilled set (they differ in {', '.join(other)}); {_AGAIN}"
-        )
-    records = metrics.get("results", [])
-    if not isinstance(records, list):
-        raise FileFormatError(f"the metrics' results are no list; {_AGAIN}")
-    return tuple(_row(record) for record in records)
-
-
-def _row(record: Mapping[str, Any]) -> Row:
-    try:
-        values = {
-            field.name: record[field.name]
-            for field in fields(Row)
-            if field.name in record or (field.default is MISSING and field.default_factory is MISSING)
-        }
-        low, high = values["accuracy_ci95"]
-        for name in ("steps", "runs", "validation_runs"):
-            values[name] = tuple(values[name])
-        numbers = [values["accuracy_mean"], values["validation_mean"]]
-        for value in (*numbers, *values["runs"]):
-            if value is not None or not values.get("diverged"):
-                float(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"a row of the metrics cannot be read ({error!r}); {_AGAIN}") from error
-    return Row(**{**values, "accuracy_ci95": (low, high)})
+FULL_DATA = "full-data"
+ONE_HOT = ("one-hot", "one-hot-recipe")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Distilled minus baseline, in points of accuracy, base set by base set (or training by training).
+    """One row minus another, in points of accuracy.
 
     Attributes:
         mean: the mean difference.
         low: lower end of its 95 % interval; ``None`` of a single pair.
         high: upper end.
-        pairs: how many pairs.
-        over: what is paired, ``"base sets"`` or ``"trainings"``.
+        pairs: how many pairs; of unpaired rows, the smaller number of observations.
+        over: what is paired, ``"base sets"`` or ``"trainings"``; ``"unpaired"`` where nothing is.
     """
 
     mean: float
@@ -87,7 +44,8 @@ def difference(row: Row, baseline: Row) -> Difference | None:
     """The paired difference of two rows; ``None`` where their runs do not pair up.
 
     Every row trains on the same base images, so the luck of a base set cancels; trainings with the same
-    number share their seed.
+    number share their seed. What the evaluation has recorded is taken as it is; it alone knows which
+    trainings have diverged.
 
     Example:
         >>> facts = dict(network=None, optimizer=None, loss=None, label_scale=None, steps=())
@@ -98,39 +56,87 @@ def difference(row: Row, baseline: Row) -> Difference | None:
         >>> found.mean, found.pairs, found.over, found.is_clear
         (3.5, 2, 'base sets', False)
     """
-    if row.base_sets != baseline.base_sets:
+    if recorded := row.differences.get(baseline.labels):
+        return Difference(**recorded)
+    if row.diverged or baseline.diverged:
         return None
-    if row.base_sets > 1:
-        ours, theirs, over = _set_means(row), _set_means(baseline), "base sets"
-    else:
-        ours, theirs, over = list(row.runs), list(baseline.runs), "trainings"
-    if not ours or len(ours) != len(theirs):
-        return None
-    pairs = [a - b for a, b in zip(ours, theirs, strict=True)]
-    mean = float(np.mean(pairs))
-    if len(pairs) < 2:
-        return Difference(mean, None, None, len(pairs), over)
-    margin = float(stats.t.ppf(0.975, len(pairs) - 1) * stats.sem(pairs))
-    return Difference(mean, mean - margin, mean + margin, len(pairs), over)
+    found = paired_difference(by_base_set(row), by_base_set(baseline))
+    return None if found is None else Difference(found.mean, found.low, found.high, found.pairs, found.over)
 
 
-def _set_means(row: Row) -> list[float]:
-    return [float(group.mean()) for group in np.array_split(np.asarray(row.runs), row.base_sets)]
+def unpaired(row: Row, other: Row) -> Difference | None:
+    """The difference of rows on different base images: Welch's interval, which assumes no equal spread.
+
+    The observations are the base sets' means, or the trainings where either row has a single base set.
+
+    Example:
+        >>> facts = dict(network=None, optimizer=None, loss=None, label_scale=None, steps=())
+        >>> from convexdistill.evaluate.table import summarise
+        >>> a = summarise([[90.0, 92.0, 91.0]], [[0.0]], labels="distilled", **facts)
+        >>> b = summarise([[80.0, 84.0]], [[0.0]], labels="distilled", **facts)
+        >>> found = unpaired(a, b)
+        >>> found.mean, found.pairs, found.over, found.is_clear
+        (9.0, 2, 'unpaired', False)
+    """
+    several = row.base_sets > 1 and other.base_sets > 1
+    a, b = ([float(np.mean(g)) for g in by_base_set(r) if g] if several else list(r.runs) for r in (row, other))
+    if not a or not b:
+        return None
+    mean, pairs = float(np.mean(a) - np.mean(b)), min(len(a), len(b))
+    if pairs < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
+        return Difference(mean, None, None, pairs, "unpaired")
+    ends = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    return Difference(mean, float(ends.low), float(ends.high), pairs, "unpaired")
+
+
+def by_base_set(row: Row) -> list[list[float]]:
+    """The runs of a row, base set by base set."""
+    sizes = row.trainings or [len(part) for part in np.array_split(np.asarray(row.runs), max(row.base_sets, 1))]
+    ends = np.cumsum(sizes).tolist()
+    return [list(row.runs[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+
+
+Setting = tuple[object, ...]
+
+
+def setting(row: Row) -> Setting | None:
+    """How a row was trained, but for the loss, which follows the labels; ``None`` where nothing was trained."""
+    if row.network is None:
+        return None
+    steps = row.steps if row.steps_by == "given" else None
+    return (row.network, row.optimizer, row.learning_rate, row.augmentation, row.order, steps)
+
+
+def _stands_with(row: Row, way: Setting | None) -> bool:
+    """Whether a row is compared with those that were trained in this way."""
+    if row.labels == FULL_DATA and way is not None:
+        return row.network == way[0]
+    return setting(row) in (way, None)
+
+
+def panels(rows: Sequence[Row]) -> dict[Setting | None, list[Row]]:
+    """Rows by how they were trained; a row without a network stands with each of them."""
+    trained = [row for row in rows if row.network is not None]
+    ways = dict.fromkeys(setting(row) for row in trained if row.labels != FULL_DATA)
+    ways = ways or dict.fromkeys(map(setting, trained)) or {None: None}
+    return {way: [row for row in rows if _stands_with(row, way)] for way in ways}
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The main row and what it is measured against, all with its network and optimiser.
+    """The main row and what it is measured against, all trained in the same way.
 
     Attributes:
         row: the first distilled row.
         best: the baseline with the highest test accuracy, if there is any.
         one_hot: the better of the one-hot rows, whatever their recipe, if there is any.
+        panel: all rows that were trained like the main one, once for each kind of labels, in their order.
     """
 
     row: Row
     best: Row | None
     one_hot: Row | None
+    panel: tuple[Row, ...]
 
 
 def standing(rows: Sequence[Row]) -> Standing | None:
@@ -138,10 +144,14 @@ def standing(rows: Sequence[Row]) -> Standing | None:
     row = next((row for row in rows if row.labels == DISTILLED), None)
     if row is None:
         return None
-    settings = {(row.network, row.optimizer), (None, None)}
-    rivals = [r for r in rows if r.labels != DISTILLED and (r.network, r.optimizer) in settings]
+    panel: dict[str, Row] = {DISTILLED: row}
+    for rival in rows:
+        if _stands_with(rival, setting(row)):
+            panel.setdefault(rival.labels, rival)
+    # The full data is a ceiling, not a rival: it does without distillation, and without its economy.
+    rivals = [r for r in panel.values() if r.labels not in (DISTILLED, FULL_DATA) and r.accuracy_mean is not None]
 
     def top(group: Sequence[Row]) -> Row | None:
         return max(group, key=lambda r: r.mean, default=None)
 
-    return Standing(row, top(rivals), top([r for r in rivals if r.labels in ("one-hot", "one-hot-recipe")]))
+    return Standing(row, top(rivals), top([r for r in rivals if r.labels in ONE_HOT]), tuple(panel.values()))

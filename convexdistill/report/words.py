@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from convexdistill.distilled import DistilledSet
 from convexdistill.evaluate import Row
-from convexdistill.report.compare import Difference, Standing, difference
 
 DASH = "–"
 MINUS = "−"
 
 NETWORKS = {"lenet": "LeNet", "alexnet": "AlexNet", "resnet": "ResNet", "convnet": "ConvNet"}
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
-LOSSES = {"mse": "squared error", "soft-cross-entropy": "cross-entropy"}
+LOSSES = {"mse": "squared error", "soft-cross-entropy": "cross-entropy", "kl": "KL"}
 # What a row is called, what it is called within a sentence, and what it is.
 LABELS: dict[str, tuple[str, str, str]] = {
     "distilled": ("distilled", "the distilled labels", "The learned soft labels of this file."),
@@ -44,6 +42,26 @@ LABELS: dict[str, tuple[str, str, str]] = {
         "transferred",
         "transferred labels",
         "Each image gets the mean label of the ten target images nearest to it in feature space.",
+    ),
+    "full-data": (
+        "full data",
+        "networks trained on everything",
+        "Networks trained on the whole target set: what there is to be reached.",
+    ),
+    "trained-teacher": (
+        "trained teacher",
+        "a trained teacher’s labels",
+        "Each image is labelled with the probabilities of a network trained on the whole target set.",
+    ),
+    "random-subset": (
+        "more images, one-hot",
+        "more images with one-hot labels",
+        "As many random images with their own classes as take the bytes of this set.",
+    ),
+    "nearest-mean": (
+        "nearest class mean",
+        "a search for the nearest class mean",
+        "No network: every test image gets the class whose base images have the nearest mean, in pixels.",
     ),
     "nearest-neighbour": (
         "nearest neighbour",
@@ -108,13 +126,48 @@ def number(value: object) -> str:
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def seconds(value: float) -> str:
+def fraction(value: float | None) -> str:
+    """A score with three decimals, or an en dash.
+
+    Example:
+        >>> fraction(0.04512), fraction(None)
+        ('0.045', '–')
+    """
+    return DASH if value is None else f"{value:.3f}"
+
+
+def gap(mean: float, low: float | None, high: float | None) -> str:
+    """A difference in points with its interval, where it has one.
+
+    Example:
+        >>> gap(1.26, -0.5, 3.0), gap(-2.0, None, None)
+        ('+1.3 (−0.5 to +3.0)', '−2.0')
+    """
+    ends = "" if low is None or high is None else f" ({signed(low, 1)} to {signed(high, 1)})"
+    return signed(mean, 1) + ends
+
+
+def energy(kilowatt_hours: float | None) -> str:
+    """Energy in the unit that suits it, or an en dash.
+
+    Example:
+        >>> energy(0.00042), energy(1.5), energy(None)
+        ('0.42 Wh', '1.5 kWh', '–')
+    """
+    if kilowatt_hours is None:
+        return DASH
+    return f"{number(kilowatt_hours)} kWh" if kilowatt_hours >= 1 else f"{number(1000 * kilowatt_hours)} Wh"
+
+
+def seconds(value: float | None) -> str:
     """A duration in the unit that suits it.
 
     Example:
-        >>> seconds(0.00136), seconds(8.457), seconds(754)
-        ('1.4 ms', '8.5 s', '12 min 34 s')
+        >>> seconds(0.00136), seconds(8.457), seconds(754), seconds(None)
+        ('1.4 ms', '8.5 s', '12 min 34 s', '–')
     """
+    if value is None:
+        return DASH
     if value < 0.9995:
         return f"{1000 * value:.1f} ms"
     if value < 120:
@@ -173,7 +226,36 @@ def loss(row: Row) -> str:
     if row.loss is None:
         return DASH
     name = LOSSES.get(row.loss, row.loss)
+    if row.temperature is not None:
+        name = f"{name} at {row.temperature:g}"
     return name if row.label_scale in (None, 1) else f"{name} ×\u00a0{row.label_scale:g}"
+
+
+def training(row: Row, *, with_loss: bool = True) -> str:
+    """How a row was trained, in few words: what was set, and not what follows from it.
+
+    Example:
+        >>> from convexdistill.evaluate.table import summarise
+        >>> facts = dict(network="lenet", optimizer="sgd", loss="mse", label_scale=1.0, steps=(60,))
+        >>> training(summarise([[90.0]], [[0.0]], labels="distilled", learning_rate=0.1, **facts))
+        'LeNet, SGD 0.1, squared error'
+    """
+    if row.network is None:
+        return DASH
+    rate = "" if row.learning_rate is None else f" {number(row.learning_rate)}"
+    extras = [value for value in (row.augmentation, row.order) if value not in (None, "none", "shuffled")]
+    losses = [loss(row)] if with_loss else []
+    return ", ".join([network(row.network), optimizer(row.optimizer) + rate, *losses, *map(str, extras)])
+
+
+def worst(record: Mapping[str, Any]) -> str:
+    """The class with the lowest accuracy.
+
+    Example:
+        >>> worst({"class": "8", "accuracy": 81.26})
+        '8: 81.3'
+    """
+    return f"{shortened(str(record['class']), 14)}: {percent(record['accuracy'])}"
 
 
 def steps(values: Sequence[int]) -> str:
@@ -200,7 +282,7 @@ def runs(row: Row) -> str:
         >>> runs(summarise([[90.0, 92.0, 91.0], [93.0, 95.0, 94.0]], [[0.0]], labels="distilled", **facts))
         '2 × 3'
     """
-    return f"{row.base_sets} × {len(row.runs) // max(row.base_sets, 1)}"
+    return f"{row.base_sets} × {(len(row.runs) + row.diverged) // max(row.base_sets, 1)}"
 
 
 def options(values: Mapping[str, Any]) -> str:
@@ -218,89 +300,11 @@ def label_name(labels: str) -> str:
     return LABELS[labels][0] if labels in LABELS else labels
 
 
-def _in_sentence(labels: str) -> str:
+def in_sentence(labels: str) -> str:
+    """What a sentence calls a kind of labels."""
     return LABELS[labels][1] if labels in LABELS else labels
-
-
-def title(distilled: DistilledSet) -> str:
-    """What the page is about."""
-    target, source = (last_part(distilled.manifest[key]["name"]) for key in ("target", "source"))
-    if distilled.is_cross:
-        return f"{images(len(distilled))} of {source} that teach {target}"
-    return f"{images(len(distilled))} of {target}, with learned labels"
 
 
 def images(count: int) -> str:
     """A number of images."""
     return f"{count:,} image" + ("" if count == 1 else "s")
-
-
-def headline(distilled: DistilledSet, found: Standing | None) -> str:
-    """The main number in one sentence, and honestly what it is worth beside the baselines."""
-    target, source = (last_part(distilled.manifest[key]["name"]) for key in ("target", "source"))
-    whole = distilled.manifest["target"].get("images")
-    subject = f"{images(len(distilled))} of {source} with learned labels"
-    if not distilled.is_cross and isinstance(whole, int):
-        subject = f"{len(distilled):,} of {whole:,} images of {target} with learned labels"
-    if found is None:
-        classes = f"{len(distilled.classes)} classes"
-        whose = f"{classes} of {target}" if distilled.is_cross else f"its {classes}"
-        return f"{subject} for {whose}. Not evaluated yet."
-    row, best, one_hot = found.row, found.best, found.one_hot
-    goal = f" on {target}" if distilled.is_cross else ""
-    article = "an" if network(row.network)[:1] in "AEIO" else "a"
-    verb = "trains" if len(distilled) == 1 else "train"
-    sentence = f"{subject} {verb} {article} {network(row.network)} to {percent(row.accuracy_mean)} %{goal}"
-    if best is None:
-        return f"{sentence}."
-    name, score = _in_sentence(best.labels), f"{best.accuracy_mean:.1f} %"
-    if percent(best.accuracy_mean) == percent(row.accuracy_mean):
-        return f"{sentence} — no more than the best baseline, {name}."
-    if best.mean > row.mean:
-        return f"{sentence} — less than a baseline: {name} reach{_s(best.labels)} {score}."
-    if one_hot is None or one_hot is best:
-        return f"{sentence} — the best baseline, {name}, reaches {score}."
-    return (
-        f"{sentence} — one-hot labels on the same images: {one_hot.accuracy_mean:.1f} %, "
-        f"the best baseline ({name}): {score}."
-    )
-
-
-def _s(labels: str) -> str:
-    return "es" if labels == "nearest-neighbour" or labels not in LABELS else ""
-
-
-def certainty(found: Standing | None) -> str:
-    """A sentence on how sure the difference to the best baseline is; empty where there is none."""
-    if found is None or found.best is None:
-        return ""
-    name = _in_sentence(found.best.labels)
-    gap = difference(found.row, found.best)
-    if gap is None:
-        return f"The runs of {name} do not pair up with those of the distilled labels."
-    return _certainty(gap, name)
-
-
-def _certainty(gap: Difference, name: str) -> str:
-    points = f"Against {name} the difference is {signed(gap.mean, 1)} points"
-    what = gap.over
-    if gap.low is None or gap.high is None:
-        return f"{points}, from a single training: nothing is known of its spread."
-    bounds = f"95 % interval {signed(gap.low, 1)} to {signed(gap.high, 1)}, paired over {gap.pairs} {what}"
-    if gap.is_clear:
-        return f"{points} ({bounds})."
-    return f"{points} ({bounds}): too few {what} to tell the two apart."
-
-
-def interval_note(rows: Sequence[Row]) -> str:
-    """How the 95 % intervals of these rows were made."""
-    sets = max((row.base_sets for row in rows), default=1)
-    if sets > 1:
-        return (
-            f"Intervals: 95 %, Student’s t over the means of the {sets} base sets, since trainings on the "
-            "same images share their luck; cut off at 0 and 100 %."
-        )
-    return (
-        "Intervals: 95 %, Student’s t over the trainings; cut off at 0 and 100 %. With a single base set "
-        "they speak for these base images alone, not for another choice of images."
-    )

@@ -99,6 +99,76 @@ def row(labels: str, runs: Sequence[Sequence[float]], **facts: Any) -> Row:
     return summarise(runs, validation, labels=labels, **{**trained, **facts})
 
 
+def whole_row(labels: str, runs: Sequence[Sequence[float]], classes: int = 3, **facts: Any) -> Row:
+    """A row with everything that an evaluation records."""
+    mean = sum(map(sum, runs)) / sum(map(len, runs))
+    found: Record = {
+        "learning_rate": 0.001,
+        "augmentation": "none",
+        "order": "shuffled",
+        "worst_class": {"class": "two", "accuracy": mean - 8.25},
+        "temperature_fitted": 0.2,
+        "ece": 0.0456 + mean / 1e4,
+        "brier": 0.1234,
+        "nll": 0.4567,
+        "calibration": tuple(
+            (None, None, 0) if k < 4 else ((k + 0.5) / 15, (k + 0.2) / 15, 10 * k) for k in range(15)
+        ),
+        "confusion": tuple(tuple(50 if i == j else i + j for j in range(classes)) for i in range(classes)),
+        "curve": ((60, mean - 9, 1.5), (120, mean - 2, 1.0), (180, mean, None)),
+        "differences": {"teacher": {"mean": 2.94, "low": 1.25, "high": 4.63, "pairs": 2, "over": "base sets"}}
+        if labels == "distilled"
+        else {},
+        "seconds": 12.5,
+    }
+    return row(labels, runs, **{**found, **facts})
+
+
+def whole_record(distilled: DistilledSet) -> Record:
+    """Numbers of everything a report can show: many ways of training, one that diverged, groups and cost."""
+    classes = len(distilled.classes)
+    rows = [whole_row("distilled", [[90.11, 91.23], [92.34, 93.45]], classes)]
+    rows += [whole_row("one-hot", [[70.12, 71.56], [72.67, 73.78]], classes, loss="kl", temperature=2.0)]
+    rows += [whole_row("teacher", [[87.24, 88.35], [89.46, 90.57]], classes)]
+    for rate in (0.01, 0.03, 0.1):
+        for labels, start in (("distilled", 90.0), ("one-hot", 80.0), ("teacher", 85.0)):
+            runs = [[start - 20 * rate, start - 10 * rate], [start, start + 1]]
+            rows.append(whole_row(labels, runs, classes, optimizer="sgd", learning_rate=rate))
+    lost: list[list[float | None]] = [[None, None], [None, None]]
+    facts = {"network": "lenet", "loss": "mse", "label_scale": 8.0, "steps": (60, 120), "learning_rate": 1.0}
+    rows.append(summarise(lost, lost, labels="distilled", optimizer="sgd", **facts))
+    rows.append(row("nearest-neighbour", [[75.68], [76.79]]))
+    groups = [("everyone", "everyone", 300)] + [("class", name, 100) for name in distilled.classes]
+    subgroups = [
+        {
+            "labels": labels,
+            "group": group,
+            "value": value,
+            "count": count,
+            "accuracy": accuracy - k,
+            "gap": None if labels == "full-data" else accuracy - 99.0,
+            "gap_ci95": [None, None] if labels == "full-data" else [accuracy - 101.0, accuracy - 97.5],
+            "excess": None if group == "everyone" or labels == "full-data" else -1.25 * k,
+            "excess_ci95": [-1.25 * k - 1, -1.25 * k + 1],
+        }
+        for labels, accuracy in (("distilled", 91.5), ("one-hot", 72.25), ("full-data", 99.0))
+        for k, (group, value, count) in enumerate(groups)
+    ]
+    return {
+        **record(distilled, rows),
+        "subgroups": subgroups,
+        "disparities": [{"labels": "distilled", "group": "class", "difference": 2.5, "worst": "two"}],
+        "cost": {
+            "distil_seconds": 21.34,
+            "train_distilled_seconds": 1.87,
+            "train_full_seconds": 93.2,
+            "train_full_is": "extrapolated",
+            "energy_kwh": {"distil": 0.00021, "train_distilled": 0.00002, "train_full": 1.5},
+            "pays_off_after": 1,
+        },
+    }
+
+
 def record(distilled: DistilledSet, rows: Sequence[Row]) -> Record:
     """What ``metrics.json`` would hold."""
     times = {"accumulate": 1.0, "solve": 2.5, "evaluate": 0.25, "total": 130.0}
@@ -132,16 +202,26 @@ def rows() -> list[Row]:
     return usual_rows()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_set() -> Callable[..., DistilledSet]:
     return distilled_set
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row() -> Callable[..., Row]:
     return row
 
 
 @pytest.fixture
+def everything(distilled: DistilledSet) -> Record:
+    return whole_record(distilled)
+
+
+@pytest.fixture(scope="session")
+def make_everything() -> Callable[..., Record]:
+    return whole_record
+
+
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., Record]:
     return record

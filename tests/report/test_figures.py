@@ -14,8 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
+from convexdistill.errors import UnknownNameError
+from convexdistill.report import entry
+from convexdistill.report.drawing import NARROW, WIDE
+from convexdistill.report.figures import plots_of
+from convexdistill.report.figures.accuracy import accuracy
+from convexdistill.report.figures.labels import heat_map
 from convexdistill.report.images import png_uri
-from convexdistill.report.plots import NARROW, WIDE, accuracy_svg, heat_map_svg
+
+
+def accuracy_svg(rows, width=WIDE):
+    return accuracy([("", rows)]).svg(width)
+
+
+def heat_map_svg(distilled):
+    return heat_map(distilled).svg()
 
 
 def texts(svg: str) -> list[str]:
@@ -53,11 +66,66 @@ def test_equal_and_extreme_accuracies_can_be_drawn(make_row):
         assert texts(accuracy_svg([make_row("distilled", [[value, value]])]))
 
 
-def test_one_panel_for_each_network_and_optimiser(rows, make_row):
-    rows = [*rows, make_row("distilled", [[80.0], [81.0]], network="alexnet")]
-    found = texts(accuracy_svg(rows))
-    assert {"LeNet, Adam", "AlexNet, Adam"} <= set(found)
+def test_one_panel_for_each_way_of_training(distilled, rows, make_row, make_record):
+    rows = [*rows, make_row("distilled", [[80.0], [81.0]], network="alexnet", learning_rate=0.1)]
+    plots = plots_of([entry(distilled, make_record(distilled, rows))])
+    found = texts(plots["accuracy"].svg())
+    assert {"LeNet, Adam", "AlexNet, Adam 0.1"} <= set(found)
     assert found.count("nearest neighbour") == 2
+    assert "flexibility" not in plots
+
+
+def test_figures_follow_the_numbers(distilled, everything):
+    plots = plots_of([entry(distilled, everything)])
+    assert list(plots) == ["accuracy", "flexibility", "curves", "calibration", "confusion", "labels", "groups"]
+    assert {"89.5 – 91.8", "one-hot"} <= set(texts(plots["flexibility"].svg()))
+    assert "distilled: 91.8 % after 180 steps" in plots["curves"].svg()
+    assert "ECE 0.055" in texts(plots["calibration"].svg())
+    assert "“one” is taken for “two” (5.6 %)" in plots["confusion"].caption
+    assert {"excess gap, points", "class"} <= set(texts(plots["groups"].svg()))
+
+
+def test_lines_differ_in_more_than_colour(distilled, everything):
+    svg = plots_of([entry(distilled, everything)])["curves"].svg()
+    assert {"var(--line-0)", "var(--line-1)", "var(--line-2)"} <= set(re.findall(r"var\(--line-\d\)", svg))
+    dashes = set(re.findall(r"stroke-dasharray: ([^;\"]*)", svg))
+    assert len(dashes) >= 2  # and one line without
+
+
+def test_what_is_not_recorded_is_not_drawn(distilled, numbers):
+    assert list(plots_of([entry(distilled, numbers)])) == ["accuracy", "labels"]
+    assert list(plots_of([entry(distilled, None)])) == ["labels"]
+
+
+def test_a_network_that_takes_everything_for_one_class(make_set, make_row, make_record):
+    distilled = make_set()
+    row = make_row("distilled", [[33.0]], confusion=((9, 0, 0), (9, 0, 0), (0, 0, 0)))
+    plot = plots_of([entry(distilled, make_record(distilled, [row]))])["confusion"]
+    assert "“one” is taken for “zero” (100.0 %)" in plot.caption
+    assert texts(plot.svg()).count("100") == 2
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_figures_are_written_into_files(distilled, everything, tmp_path, kind):
+    for plot in plots_of([entry(distilled, everything)]).values():
+        path = plot.save(tmp_path, kind)
+        assert path == tmp_path / f"{plot.name}.{kind}"
+        if kind == "png":
+            with Image.open(path) as picture:
+                assert min(picture.size) > 300
+        else:
+            svg = path.read_text("utf-8")
+            assert "var(--" not in svg
+            assert "#00000" not in svg.replace("#000000", "")
+            assert texts(svg)
+    first = path.read_bytes()
+    assert plot.save(tmp_path, kind).read_bytes() == first
+
+
+def test_no_other_format(distilled, tmp_path):
+    with pytest.raises(UnknownNameError, match="svg, png"):
+        heat_map(distilled).save(tmp_path, "gif")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("space", ["centred", "probability"])
