@@ -12,7 +12,6 @@ from convexdistill import terminal
 from convexdistill.data import load as load_data
 from convexdistill.device import resolve_device
 from convexdistill.distilled import load
-from convexdistill.files import write_json
 from convexdistill.options import DataRoot, Device, Networks, guarded, names
 from convexdistill.training import AUGMENTATIONS, LOSSES, OPTIMIZERS, ORDERS
 
@@ -69,7 +68,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
     device: Device = "auto",
     data_root: DataRoot = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers to this file as well.")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the numbers to this file as well; - writes them to the output, without the table."
+        ),
+    ] = None,
 ) -> None:
     """Train networks from scratch on a distilled set and test them, beside baselines on the same images.
 
@@ -104,5 +108,6 @@ def evaluate(
     seconds = {"evaluate": table.seconds, "total": table.seconds}
     record = evaluation.metrics([distilled], table, seconds, costs)
     if json is not None:
-        write_json(json, record)
-    terminal.console().print(terminal.results_table(record["results"]))
+        terminal.write_record(json, record)
+    if str(json) != terminal.STANDARD_OUTPUT:
+        terminal.console().print(terminal.results_table(record["results"]))

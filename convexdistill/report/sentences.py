@@ -143,7 +143,7 @@ def cost(one: Entry, with_name: bool = False) -> list[str]:
         found.append(
             f"{name}distilling has paid for itself after {count} on the distilled set instead of everything."
         )
-    elif record.get("train_full_seconds") is not None:
+    elif None not in (record.get("distil_seconds"), record.get("train_full_seconds")):
         found.append(
             f"{name}distilling does not pay for itself: a training on the set takes no less than on everything."
         )
