@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from _records import Experiment, Record, markdown_table, run
+from _records import Experiment, Record, markdown_table, plain, run
 from matplotlib.figure import Figure
 
 import convexdistill as cd
@@ -102,7 +102,7 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
     (_, validation, test), sets, seconds = prepared(
         setting.target, setting.size, setting.seed, setting.epochs, setting.batch_size, data_root
     )
-    plain = (setting.optimizer, setting.rate, setting.order) == ("adam", "auto", "shuffled")
+    unchanged = (setting.optimizer, setting.rate, setting.order) == ("adam", "auto", "shuffled")
     rows = []
     for way, baselines in (("labels", ("teacher", "one-hot")), ("images", ())):
         table = cd.evaluate.matrix(
@@ -110,7 +110,7 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
             ("lenet",),
             (setting.optimizer,),
             (setting.rate,),
-            ("auto", *(STEPS if plain else ())),
+            ("auto", *(STEPS if unchanged else ())),
             orders=(setting.order,),
             repeats=setting.repeats,
             baselines=baselines,
@@ -177,6 +177,7 @@ def table(records: list[Record]) -> str:
         "measured. Test accuracy in percent, mean over trainings with the same initial weights and orders in",
         "every column; a training that diverged counts as 0. Spread: highest minus lowest along the axis.",
         "",
+        *([text, ""] if (text := unmeasured(records)) else []),
         "![Test accuracy over learning rate, optimiser, steps and order](flexibility.svg)",
     ]
     for (target, size), found in groups(records).items():
@@ -208,8 +209,41 @@ def table(records: list[Record]) -> str:
 def verdict(values: dict[str, dict[str | float, float]]) -> str:
     """What the spreads of this axis say of the claim that labels are the more flexible."""
     labels, images = spread(values["labels"]), spread(values["images"])
-    word = "smaller than" if labels < images else "not smaller than"
-    return f"Learned labels spread over {labels:.1f} points, {word} the {images:.1f} of learned images."
+    text = f"Learned labels spread over {labels:.1f} points, {compared(labels, images)} {images:.1f}"
+    text += " of learned images."
+    idle = untrained(values)
+    if not idle:
+        return text
+    kept = {way: {k: v for k, v in found.items() if k not in idle} for way, found in values.items()}
+    labels, images = spread(kept["labels"]), spread(kept["images"])
+    return (
+        f"{text} Without {', '.join(map(str, idle))}, where every way stays below half of its best: {labels:.1f}, "
+        f"{compared(labels, images)} {images:.1f}."
+    )
+
+
+def compared(labels: float, images: float) -> str:
+    return "smaller than the" if labels < images else "not smaller than the"
+
+
+def untrained(values: dict[str, dict[str | float, float]]) -> list[str | float]:
+    """Values on an axis at which no way gets to half of its best accuracy: they say nothing of the labels."""
+    return [
+        key for key in values["labels"] if all(2 * found[key] < max(found.values()) for found in values.values())
+    ]
+
+
+def unmeasured(records: list[Record]) -> str:
+    """Which of the settings of a full run have no record yet."""
+    done = [record["setting"] for record in records]
+    missing = [setting for setting in FULL if plain(asdict(setting)) not in done]
+    named = list(dict.fromkeys((setting.target, setting.size) for setting in missing))
+    parts = [
+        f"{target} with {size} base examples ({sum(key == (s.target, s.size) for s in missing)} settings)"
+        for key in named
+        for target, size in [key]
+    ]
+    return f"Not measured yet: {'; '.join(parts)}." if parts else ""
 
 
 def plot(records: list[Record]) -> Figure:
