@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from _learned_labels import key_of, pair, rows_of
+from _learned_tables import key_of, pair, rows_of
+from _panels import panels
 from _records import Record
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Cells = dict[int, list[Record]]
@@ -21,17 +21,6 @@ def grouped_curves(records: Sequence[Record], over: str) -> dict[tuple[Any, ...]
         cells = groups.setdefault(key_of(record), {})
         cells.setdefault(record["setting"][over], []).append(record)
     return groups
-
-
-def panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
-    """A figure with a row of axes for test accuracy over something."""
-    figure = Figure(figsize=(4.4 * count, 3.4), layout="constrained")
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
-    for ax in axes:
-        ax.set_xlabel(label, fontsize=8)
-        ax.set_ylabel("test accuracy, %", fontsize=8)
-        ax.grid(alpha=0.3)
-    return figure, axes
 
 
 def curve(groups: Mapping[tuple[Any, ...], Cells], label: str) -> Figure:

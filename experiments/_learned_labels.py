@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _records import Record, markdown_table
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -26,8 +25,8 @@ from convexdistill.data import ImageData
 from convexdistill.data.fetch import data_root as resolve_root
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet, fresh_network
+from convexdistill.errors import ConvexDistillError
 from convexdistill.evaluate.baselines import SMOOTHING, transferred_labels
-from convexdistill.evaluate.table import Row, summarise
 from convexdistill.features import NETWORKS, Shape
 from convexdistill.seeds import child_seed, generator
 from convexdistill.select import BaseExamples
@@ -36,7 +35,6 @@ from convexdistill.training import Candidate, Recipe, accuracies, run_trials
 POOL = 5
 CHOICE_SEED = 1000  # of the base set that settings are chosen with
 SOLVES = ("cross-entropy", "squared")
-LEARNED = (*SOLVES, "alternate")  # rows that speak for learned labels
 ROUNDS, TRAINED = 4, 4  # of the alternation: at most so many rounds, so many networks in each
 PAPER_SCALE = 4.0  # of its labels under the paper recipe
 RECIPES = ("centred", "paper")
@@ -177,7 +175,7 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
         for recipe, scale in facts["scales"].items():
             candidates.append(_candidate(solve, recipe, sets[solve].labels, scale))
     crossed = sets["cross-entropy"]
-    rounds = None
+    again = None
     if setting.rows == "alternate":
         start = time.perf_counter()
         taken = settings["cross-entropy"]
@@ -195,7 +193,7 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
             network=network_of(setting.network),
             seed=setting.seed,
         )
-        seconds["alternate"], rounds = round(time.perf_counter() - start, 3), again.manifest["rounds"]
+        seconds["alternate"] = round(time.perf_counter() - start, 3)
         candidates = [
             _candidate("alternate", "centred", again.labels, taken["scales"]["centred"]),
             _candidate("alternate", "paper", again.labels, PAPER_SCALE),
@@ -215,9 +213,10 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
     else:
         near = transferred_labels([crossed], known.part)[0] - 1 / classes
         candidates.append(_candidate("transferred", "centred", near, scale))
-    gap = crossed.manifest["certificate"]["duality_gap"]
-    facts = {"chosen": settings, "seconds": seconds, "duality_gap": gap}
-    return crossed.images, candidates, facts if rounds is None else {**facts, "rounds": rounds}
+    shown = crossed if again is None else again
+    gap = shown.manifest["certificate"]["duality_gap"]
+    facts = {"chosen": settings, "seconds": seconds, "duality_gap": gap, "target_images": len(known.part)}
+    return crossed.images, candidates, facts if again is None else {**facts, "rounds": again.manifest["rounds"]}
 
 
 def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
@@ -251,6 +250,8 @@ def train_and_test(
     )
     networks = [network for trial in trials for network in trial.networks]
     scores = accuracies(networks, known.test, known.moments.preprocessing, device)
+    if any(any(trial.diverged) for trial in trials):
+        raise ConvexDistillError(f"a training of {setting} diverged: no mean can be given")
     return [
         {
             "labels": trial.candidate.name,
@@ -267,138 +268,3 @@ def _candidate(name: str, recipe: str, labels: Tensor, scale: float) -> Candidat
     if recipe == "paper":
         return Candidate(f"{name}, paper", (scale * labels).softmax(1), Recipe("soft-cross-entropy"))
     return Candidate(f"{name}, centred", labels, Recipe("mse", scale))
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Test accuracy to be reached, and the best published one."""
-
-    accuracy: float
-    published: float | None = None
-
-
-Key = tuple[Any, ...]  # source, target, size, network, select; of groups also whether labels alternate
-
-
-def key_of(record: Record) -> Key:
-    s = record["setting"]
-    return s["source"], s["target"], s["size"], s["network"], s["select"], s["rows"] == "alternate"
-
-
-def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
-    """Records by everything but the seed."""
-    groups: dict[Key, list[Record]] = {}
-    for record in records:
-        groups.setdefault(key_of(record), []).append(record)
-    return groups
-
-
-def rows_of(group: Sequence[Record]) -> list[Row]:
-    """A row for each kind of labels, over the base sets of a group."""
-    return [
-        summarise(
-            [record["result"]["rows"][i]["test"] for record in group],
-            [record["result"]["rows"][i]["validation"] for record in group],
-            labels=row["labels"],
-            network=group[0]["setting"]["network"],
-            optimizer="adam",
-            loss=None,
-            label_scale=None,
-            steps=tuple(record["result"]["rows"][i]["steps"] for record in group),
-        )
-        for i, row in enumerate(group[0]["result"]["rows"])
-    ]
-
-
-def spokesman(rows: Sequence[Row]) -> Row:
-    """The row of learned labels that the validation split prefers."""
-    return max((row for row in rows if row.labels.startswith(LEARNED)), key=lambda row: row.validation_mean)
-
-
-def overview(records: Sequence[Record], goals: dict[Key, Goal]) -> list[str]:
-    """One line for each group: what validation prefers, beside its baselines and its goal."""
-    lines = []
-    for key, group in grouped(records).items():
-        source, target, size, network, select, _ = key
-        rows = rows_of(group)
-        best = spokesman(rows)
-        rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
-        rival = max(rivals, key=lambda row: row.accuracy_mean)
-        goal = goals.get(key[:5])
-        lines.append(
-            (
-                pair(source, target),
-                size,
-                network,
-                select,
-                len(group),
-                f"**{spread(best)}**",
-                best.labels,
-                f"{spread(rival)} ({rival.labels})",
-                "–" if goal is None else f"{goal.accuracy:g}",
-                "–" if goal is None else "reached" if best.accuracy_mean >= goal.accuracy else "missed",
-                "–" if goal is None or goal.published is None else f"{goal.published:g}",
-            )
-        )
-    columns = ["data", "base:", "network", "chosen by", "sets:", "learned labels:", "which", "best baseline:"]
-    return markdown_table([*columns, "goal:", "", "published:"], lines)
-
-
-def sections(records: Sequence[Record]) -> list[str]:
-    """A table for each group, with every row."""
-    lines = []
-    for key, group in grouped(records).items():
-        source, target, size, network, select, alternates = key
-        first = group[0]["result"]
-        chosen = first["chosen"]
-        taken = "; ".join(
-            f"{solve}: γ {facts['gamma']:g}, prior {facts['prior']}, scales "
-            + ", ".join(f"{scale:g} ({recipe})" for recipe, scale in facts["scales"].items())
-            for solve, facts in chosen.items()
-        )
-        times = ", ".join(
-            f"{name} {sum(r['result']['seconds'][name] for r in group) / len(group):.1f} s"
-            for name in first["seconds"]
-        )
-        lines += [
-            "",
-            f"## {pair(source, target)}, {size} base examples ({select}), {network}"
-            + (", alternating" if alternates else ""),
-            "",
-            f"{len(group)} base sets × {group[0]['setting']['repeats']} trainings, "
-            f"{group[0]['setting']['target_images']:,} target images at most, "
-            f"{first['test_images']:,} test images, best constant {first['constant']:.1f} %. "
-            f"Chosen on validation: {taken}. Solves: {times} on a shared "
-            f"core; largest duality gap {max(r['result']['duality_gap'] for r in group):.0e}.",
-            "",
-            *markdown_table(
-                ("labels, recipe", "validation:", "test:", "95 % interval:", "between sets:", "steps:"),
-                [
-                    (
-                        row.labels,
-                        f"{row.validation_mean:.1f}",
-                        spread(row),
-                        _span(row.accuracy_ci95),
-                        "–" if row.std_base_sets is None else f"{row.std_base_sets:.1f}",
-                        f"{min(row.steps)}–{max(row.steps)}",
-                    )
-                    for row in rows_of(group)
-                ],
-            ),
-        ]
-    return lines
-
-
-def spread(row: Row) -> str:
-    """Mean ± standard deviation over all trainings."""
-    return f"{row.accuracy_mean:.1f}" + ("" if row.accuracy_std is None else f" ± {row.accuracy_std:.1f}")
-
-
-def pair(source: str | None, target: str) -> str:
-    """How a page names a source and a target."""
-    return (f"{Path(source).stem} → " if source else "") + Path(target).stem
-
-
-def _span(interval: tuple[float | None, float | None]) -> str:
-    low, high = interval
-    return "–" if low is None else f"{low:.1f} – {high:.1f}"

@@ -12,8 +12,11 @@ otherwise.
 
 from __future__ import annotations
 
-from _learned_labels import Setting, measure, rows_of, spread
+from _learned_labels import Setting, measure
+from _learned_tables import rows_of, spread
+from _panels import panels
 from _records import Experiment, Record, markdown_table, run
+from matplotlib.figure import Figure
 
 NETWORKS = ("lenet", "alexnet", "resnet", "convnet-32")
 
@@ -62,5 +65,30 @@ def table(records: list[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plot(records: list[Record]) -> Figure:
+    """Accuracy of learned labels by the network that is trained: one line for each kind of extractors."""
+    tables: dict[tuple[str, int], dict[str, dict[str, list[Record]]]] = {}
+    for record in records:
+        s = record["setting"]
+        lines = tables.setdefault((s["target"], s["size"]), {})
+        lines.setdefault(s["extractor"], {}).setdefault(s["network"], []).append(record)
+    figure, axes = panels(len(tables), "trained network")
+    for ax, ((target, size), lines) in zip(axes, tables.items(), strict=True):
+        for extractor, cells in lines.items():
+            names = [name for name in NETWORKS if name in cells]
+            ax.plot(
+                names,
+                [rows_of(cells[name])[0].mean for name in names],
+                "o-",
+                ms=4,
+                label=f"{extractor} extractors",
+            )
+        ax.set_title(f"{target}, {size} base examples", fontsize=9)
+        ax.legend(fontsize=7)
+    return figure
+
+
+EXPERIMENT = Experiment(__doc__ or "", "architectures", FULL, QUICK, measure, table, plot)
+
 if __name__ == "__main__":
-    run(Experiment(__doc__ or "", "architectures", FULL, QUICK, measure, table))
+    run(EXPERIMENT)

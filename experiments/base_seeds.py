@@ -6,15 +6,18 @@
 
 The seeds are the five of the paper's own analysis. With as many trainings on every base set, the spread between
 base sets and that of trainings are told apart by one-way analysis of variance: σ² of base sets is (MS between − MS
-within) / trainings, and F = MS between / MS within says whether base sets differ at all. The capitals (needs
-extras/az_letters.npz under the data root) are a stand-in for EMNIST letters, not balanced.
+within) / trainings, 0 where that is negative, and F = MS between / MS within says whether base sets differ at all.
+The capitals (needs extras/az_letters.npz under the data root) are a stand-in for EMNIST letters, not balanced.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from _learned_labels import Setting, grouped, measure, pair
+from _learned_labels import Setting, measure
+from _learned_tables import grouped, pair
+from _panels import panels
 from _records import Experiment, Record, markdown_table, run
+from matplotlib.figure import Figure
 from scipy.stats import f_oneway
 
 SEEDS = (0, 465, 1234, 5439, 89432)
@@ -61,5 +64,23 @@ def _variance(runs: list[list[float]]) -> tuple[str, str, str]:
     return f"{max(between, 0.0) ** 0.5:.2f}", f"{within**0.5:.2f}", f"{f_oneway(*runs).pvalue:.1e}"
 
 
+def plot(records: list[Record]) -> Figure:
+    """Every training of every base set."""
+    groups = grouped(records)
+    figure, axes = panels(len(groups), "seed of the base set")
+    for ax, ((source, target, size, *_), group) in zip(axes, groups.items(), strict=True):
+        for i, row in enumerate(group[0]["result"]["rows"]):
+            for k, record in enumerate(group):
+                runs = record["result"]["rows"][i]["test"]
+                label = row["labels"] if k == 0 else None
+                ax.plot([k + 0.12 * i] * len(runs), runs, "o", ms=3, color=f"C{i}", alpha=0.7, label=label)
+        ax.set_xticks(range(len(group)), [str(record["setting"]["seed"]) for record in group])
+        ax.set_title(f"{pair(source, target)}, {size} base examples", fontsize=9)
+        ax.legend(fontsize=7)
+    return figure
+
+
+EXPERIMENT = Experiment(__doc__ or "", "base_seeds", FULL, QUICK, measure, table, plot)
+
 if __name__ == "__main__":
-    run(Experiment(__doc__ or "", "base_seeds", FULL, QUICK, measure, table))
+    run(EXPERIMENT)

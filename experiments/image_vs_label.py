@@ -5,9 +5,10 @@
     python experiments/image_vs_label.py --table     # docs/results/image_vs_label.md from the recorded runs
 
 Four ways with the same images to start from: labels by the convex solve (cross-entropy outer loss); images by
-gradients through the ridge layer, with one-hot labels; images and labels both; and one-hot labels alone. Each is
-trained on by the recipe in its own file, from scratch, for the number of steps that the file says (validation
-chose it), and then tested. The same number of images and labels is kept by all; learned images no longer compress
+gradients through the ridge layer (learning rate 0.01), with one-hot labels; images and labels both; and one-hot
+labels alone. The first three are trained on by the recipe in their own file, from scratch, for the number of steps
+that the file says (validation chose it); one-hot labels under soft cross-entropy for as many steps as the learned
+labels; then all are tested. The same number of images and labels is kept by all; learned images no longer compress
 as real ones do. The image methods run for as many epochs as the setting says: the paper's 400 take hours on a CPU.
 """
 
@@ -19,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from _panels import panels
 from _records import Experiment, Record, markdown_table, run
+from matplotlib.figure import Figure
 from torch.nn.functional import one_hot
 
 import convexdistill as cd
@@ -120,12 +123,7 @@ def table(records: list[Record]) -> str:
         "measured. Test accuracy in percent of networks trained from scratch, mean ± standard deviation over",
         "all trainings; CPU seconds of the distillation, choices on the validation split included.",
     ]
-    groups: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
-    for record in records:
-        s = record["setting"]
-        ways = groups.setdefault((s["target"], s["size"], s["network"], s["epochs"]), {})
-        ways.setdefault(s["way"], []).append(record)
-    for (target, size, network, epochs), ways in groups.items():
+    for (target, size, network, epochs), ways in by_way(records).items():
         sets, repeats = len(next(iter(ways.values()))), next(iter(ways.values()))[0]["setting"]["repeats"]
         lines += ["", f"## {target}, {size} base examples, {network}; images for {epochs} epochs", ""]
         lines += [f"{sets} base sets × {repeats} trainings.", ""]
@@ -143,9 +141,34 @@ def table(records: list[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def by_way(records: list[Record]) -> dict[tuple[Any, ...], dict[str, list[Record]]]:
+    """Records by target, size, network and epochs, and within these by what is learned."""
+    groups: dict[tuple[Any, ...], dict[str, list[Record]]] = {}
+    for record in records:
+        s = record["setting"]
+        ways = groups.setdefault((s["target"], s["size"], s["network"], s["epochs"]), {})
+        ways.setdefault(s["way"], []).append(record)
+    return groups
+
+
+def plot(records: list[Record]) -> Figure:
+    """Every training, by what is learned."""
+    groups = by_way(records)
+    figure, axes = panels(len(groups), "learned")
+    for ax, ((target, size, network, epochs), ways) in zip(axes, groups.items(), strict=True):
+        for way, group in ways.items():
+            runs = [value for record in group for value in record["result"]["test"]]
+            ax.plot([way] * len(runs), runs, "o", ms=3, alpha=0.6)
+        ax.set_title(f"{target}, {size}, {network}; {epochs} epochs", fontsize=9)
+        ax.tick_params(axis="x", labelsize=7)
+    return figure
+
+
 def _spread(runs: list[float]) -> str:
     return f"{np.mean(runs):.1f} ± {np.std(runs, ddof=1):.1f}"
 
 
+EXPERIMENT = Experiment(__doc__ or "", "image_vs_label", FULL, QUICK, measure, table, plot)
+
 if __name__ == "__main__":
-    run(Experiment(__doc__ or "", "image_vs_label", FULL, QUICK, measure, table))
+    run(EXPERIMENT)

@@ -13,7 +13,8 @@ root) are a stand-in for EMNIST letters, not balanced. Cross-entropy outer loss,
 from __future__ import annotations
 
 from _curves import curve, grouped_curves
-from _learned_labels import Setting, measure, pair, rows_of, spread
+from _learned_labels import Setting, measure
+from _learned_tables import pair, rows_of, spread
 from _records import Experiment, Record, markdown_table, run
 from matplotlib.figure import Figure
 
@@ -62,5 +63,7 @@ def plot(records: list[Record]) -> Figure:
     return curve(grouped_curves(records, "target_images"), "target images")
 
 
+EXPERIMENT = Experiment(__doc__ or "", "target_size", FULL, QUICK, measure, table, plot)
+
 if __name__ == "__main__":
-    run(Experiment(__doc__ or "", "target_size", FULL, QUICK, measure, table, plot))
+    run(EXPERIMENT)

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _curves import panels
-from _learned_labels import Setting, candidates_of, grouped, of, pair
+from _learned_labels import Setting, candidates_of, network_of, of
+from _learned_tables import grouped, pair
+from _panels import panels
 from _records import Experiment, Record, markdown_table, run
 from matplotlib.figure import Figure
 
@@ -45,7 +46,7 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
         images,
         known.moments.preprocessing,
         known.validation,
-        lambda seed: fresh_network(setting.network, known.train.shape, known.train.num_classes, seed),
+        lambda seed: fresh_network(network_of(setting.network), known.train.shape, known.train.num_classes, seed),
         [child_seed(setting.seed, "find T", r) for r in range(3)],
         device=resolve_device("auto"),
         description="find T",
@@ -62,7 +63,7 @@ def _around(setting: Setting, data_root: str | None, trial: Trial, images: torch
     device = resolve_device("auto")
     seeds = [child_seed(setting.seed, "around T", r) for r in range(setting.repeats)]
     shape, classes = known.train.shape, known.train.num_classes
-    networks = [fresh_network(setting.network, shape, classes, seed) for seed in seeds]
+    networks = [fresh_network(network_of(setting.network), shape, classes, seed) for seed in seeds]
     prepared = known.moments.preprocessing(known.test.images).to(device)
     steps = [trial.steps + offset for offset in OFFSETS if trial.steps + offset > 0]
     found: dict[int, list[float]] = {step: [0.0] * len(seeds) for step in steps}
@@ -105,8 +106,8 @@ def table(records: list[Record]) -> str:
             means = {int(step) - row["T"]: float(np.mean(runs)) for step, runs in row["test"].items()}
             cells = [f"{means[offset]:.1f}" if offset in means else "–" for offset in OFFSETS]
             rows.append([row["labels"], row["T"], *cells, f"{max(means.values()) - min(means.values()):.1f}"])
-        names = [f"T{offset:+d}:" if offset else "T:" for offset in OFFSETS]
-        lines += markdown_table(["labels", "T:", *names, "range:"], rows)
+        names = [f"T{offset:+d}:" if offset else "at T:" for offset in OFFSETS]
+        lines += markdown_table(["labels", "T, steps:", *names, "range:"], rows)
     return "\n".join(lines) + "\n"
 
 
@@ -123,5 +124,7 @@ def plot(records: list[Record]) -> Figure:
     return figure
 
 
+EXPERIMENT = Experiment(__doc__ or "", "training_steps", FULL, QUICK, measure, table, plot)
+
 if __name__ == "__main__":
-    run(Experiment(__doc__ or "", "training_steps", FULL, QUICK, measure, table, plot))
+    run(EXPERIMENT)

@@ -5,7 +5,8 @@ import cross_dataset
 import numpy as np
 import pytest
 import within_dataset
-from _learned_labels import Goal, Setting, key_of, measure, overview
+from _learned_labels import Setting, measure
+from _learned_tables import Goal, key_of, overview, rows_of
 
 import convexdistill as cd
 
@@ -41,10 +42,25 @@ def test_a_base_set_within_a_data_set_gives_every_row_and_a_page():
     assert "## digits, 10 base examples (random), lenet" in page
     assert "2 base sets × 1 trainings" in page
     best = max(result["rows"][:4], key=lambda row: row["validation"][0])  # of the learned labels, by validation
-    for goal, verdict in ((best["test"][0] - 1, "reached"), (best["test"][0] + 1, "missed")):
+    for goal, verdict in ((best["test"][0] - 1, "yes"), (best["test"][0] + 1, "no")):
         line = overview([record, other], {key_of(record)[:5]: Goal(goal)})[-1]
         assert f"| **{best['test'][0]:.1f} ± 0.0** | {best['labels']} |" in line
-        assert f"| {goal:g} | {verdict} |" in line
+        assert f"| {goal:g} | so far {verdict} (2 of 5 sets) |" in line
+
+
+def test_records_with_other_rows_are_not_averaged():
+    rows = [{"labels": name, "test": [1.0], "validation": [1.0], "steps": 1} for name in LEARNED]
+    settings = {
+        "network": "lenet",
+        "source": None,
+        "target": "digits",
+        "size": 1,
+        "select": "random",
+        "rows": "all",
+    }
+    records = [{"setting": settings, "result": {"rows": part}} for part in (rows, rows[1:])]
+    with pytest.raises(ValueError, match="different rows"):
+        rows_of(records)
 
 
 def test_few_rows_are_those_that_speak_for_chosen_base_images():

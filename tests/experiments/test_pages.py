@@ -6,7 +6,8 @@ import _records
 import pytest
 
 SCRIPTS = sorted(path.stem for path in _records.RESULTS.parent.parent.joinpath("experiments").glob("[!_]*.py"))
-EXPERIMENTS = [found.EXPERIMENT for found in map(importlib.import_module, SCRIPTS) if hasattr(found, "EXPERIMENT")]
+OWN = ("main_job",)  # has a command line and a table of its own
+EXPERIMENTS = [importlib.import_module(name).EXPERIMENT for name in SCRIPTS if name not in OWN]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)

@@ -1,0 +1,197 @@
+"""Pages of learned labels from the records of :mod:`_learned_labels`: overview, sections, plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _panels import panels
+from _records import Record, markdown_table
+from matplotlib.figure import Figure
+
+from convexdistill.evaluate.table import Row, summarise
+
+LEARNED = ("cross-entropy", "squared", "alternate")  # rows that speak for learned labels
+WANTED_SETS = 5
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Test accuracy to be reached, and a published one to compare with."""
+
+    accuracy: float
+    published: float | None = None
+
+
+Key = tuple[Any, ...]  # source, target, size, network, select; of groups also whether labels alternate
+
+
+def key_of(record: Record) -> Key:
+    """What a record shares with the other base sets of its group."""
+    s = record["setting"]
+    return s["source"], s["target"], s["size"], s["network"], s["select"], s["rows"] == "alternate"
+
+
+def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
+    """Records by everything but the seed."""
+    groups: dict[Key, list[Record]] = {}
+    for record in records:
+        groups.setdefault(key_of(record), []).append(record)
+    return groups
+
+
+def rows_of(group: Sequence[Record]) -> list[Row]:
+    """A row for each kind of labels, over the base sets of a group; every record must have the same kinds."""
+    names = [row["labels"] for row in group[0]["result"]["rows"]]
+    if any([row["labels"] for row in record["result"]["rows"]] != names for record in group):
+        raise ValueError(f"records of {key_of(group[0])} have different rows: they are not of one group")
+    return [
+        summarise(
+            [record["result"]["rows"][i]["test"] for record in group],
+            [record["result"]["rows"][i]["validation"] for record in group],
+            labels=name,
+            network=group[0]["setting"]["network"],
+            optimizer="adam",
+            loss=None,
+            label_scale=None,
+            steps=tuple(record["result"]["rows"][i]["steps"] for record in group),
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def spokesman(rows: Sequence[Row]) -> Row:
+    """The row of learned labels that the validation split prefers."""
+    return max((row for row in rows if row.labels.startswith(LEARNED)), key=lambda row: row.validation_mean or 0)
+
+
+def overview(records: Sequence[Record], goals: Mapping[Key, Goal]) -> list[str]:
+    """One line for each group: what validation prefers, beside its best baseline (by test) and its goal."""
+    lines = []
+    for key, group in grouped(records).items():
+        source, target, size, network, select, _ = key
+        rows = rows_of(group)
+        best = spokesman(rows)
+        rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
+        rival = max(rivals, key=lambda row: row.accuracy_mean or 0)
+        goal = goals.get(key[:5])
+        lines.append(
+            (
+                pair(source, target),
+                size,
+                network,
+                select,
+                len(group),
+                f"**{spread(best)}**",
+                best.labels,
+                f"{spread(rival)} ({rival.labels})",
+                *_verdict(best, goal, len(group)),
+            )
+        )
+    columns = ["data", "base:", "network", "chosen by", "sets:", "learned labels:", "which", "best baseline:"]
+    return markdown_table([*columns, "goal:", "reached", "published:"], lines)
+
+
+def _verdict(best: Row, goal: Goal | None, sets: int) -> tuple[str, str, str]:
+    if goal is None:
+        return "–", "–", "–"
+    word = "yes" if (best.accuracy_mean or 0) >= goal.accuracy else "no"
+    if sets < WANTED_SETS:
+        word = f"so far {word} ({sets} of {WANTED_SETS} sets)"
+    return f"{goal.accuracy:g}", word, "–" if goal.published is None else f"{goal.published:g}"
+
+
+def sections(records: Sequence[Record]) -> list[str]:
+    """A table for each group, with every row."""
+    lines = []
+    for key, group in grouped(records).items():
+        source, target, size, network, select, alternates = key
+        first = group[0]["result"]
+        lines += [
+            "",
+            f"## {pair(source, target)}, {size} base examples ({select}), {network}"
+            + (", alternating" if alternates else ""),
+            "",
+            _facts(group),
+            "",
+            *markdown_table(
+                ("labels, recipe", "validation:", "test:", "95 % interval:", "between sets:", "steps:"),
+                [
+                    (
+                        row.labels,
+                        f"{row.validation_mean:.1f}",
+                        spread(row),
+                        _span(row.accuracy_ci95) if len(group) > 1 else "–",
+                        "–" if row.std_base_sets is None else f"{row.std_base_sets:.1f}",
+                        f"{min(row.steps)}–{max(row.steps)}",
+                    )
+                    for row in rows_of(group)
+                ],
+            ),
+        ]
+        if "rounds" in first:
+            rounds = "; ".join(" → ".join(f"{v:.1f}" for v in record["result"]["rounds"]) for record in group)
+            lines += ["", f"Validation accuracy by round, for each base set: {rounds}."]
+    return lines
+
+
+def _facts(group: Sequence[Record]) -> str:
+    first, setting = group[0]["result"], group[0]["setting"]
+    taken = "; ".join(
+        f"{solve}: γ {facts['gamma']:g}, prior {facts['prior']}, scales "
+        + ", ".join(f"{scale:g} ({recipe})" for recipe, scale in facts["scales"].items())
+        for solve, facts in first["chosen"].items()
+    )
+    means = {name: np.mean([r["result"]["seconds"][name] for r in group]) for name in first["seconds"]}
+    times = ", ".join(f"{name} {mean:.1f} s" for name, mean in means.items())
+    gap = max(record["result"]["duality_gap"] for record in group)
+    images = first.get("target_images")
+    return (
+        f"{len(group)} base sets × {setting['repeats']} trainings, "
+        + (f"{images:,} target images, " if images else f"at most {setting['target_images']:,} target images, ")
+        + f"{first['test_images']:,} test images, best constant {first['constant']:.1f} %. Chosen on "
+        f"validation with {setting['chooser']}: {taken}. Solves, features given, on a shared core: {times}; "
+        f"largest duality gap {gap:.0e}."
+    )
+
+
+def plot(records: list[Record]) -> Figure:
+    """Accuracy of each kind of labels over the number of base examples: one panel a data set and network."""
+    groups: dict[str, dict[int, list[Row]]] = {}
+    for key, group in grouped(records).items():
+        source, target, size, network, select, alternates = key
+        name = f"{pair(source, target)}, {network}, {select}" + (", alternating" if alternates else "")
+        groups.setdefault(name, {})[size] = rows_of(group)
+    figure, axes = panels(len(groups), "base examples")
+    for ax, (name, cells) in zip(axes, groups.items(), strict=True):
+        for labels in dict.fromkeys(row.labels for rows in cells.values() for row in rows):
+            found = [
+                (size, row.accuracy_mean, row.accuracy_std or 0.0)
+                for size, rows in sorted(cells.items())
+                for row in rows
+                if row.labels == labels
+            ]
+            sizes, means, spreads = map(np.array, zip(*found, strict=True))
+            ax.errorbar(sizes, means, spreads, fmt="o-", ms=3, lw=1, capsize=2, label=labels)
+        ax.set_xscale("log")
+        ax.set_title(name, fontsize=8)
+        ax.legend(fontsize=6)
+    return figure
+
+
+def spread(row: Row) -> str:
+    """Mean ± standard deviation over all trainings."""
+    return f"{row.accuracy_mean:.1f}" + ("" if row.accuracy_std is None else f" ± {row.accuracy_std:.1f}")
+
+
+def pair(source: str | None, target: str) -> str:
+    """How a page names a source and a target."""
+    return (f"{Path(source).stem} → " if source else "") + Path(target).stem
+
+
+def _span(interval: tuple[float | None, float | None]) -> str:
+    low, high = interval
+    return "–" if low is None else f"{low:.1f} – {high:.1f}"
