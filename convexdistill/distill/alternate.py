@@ -48,6 +48,7 @@ def alternate(
     label_scale: float | None = None,
     recipe: Recipe | str | None = None,
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
+    target_images: int | None = 20_000,
     seed: int = 0,
     device: str | torch.device = "auto",
 ) -> DistilledSet:
@@ -69,6 +70,8 @@ def alternate(
         label_scale: likewise.
         recipe: likewise.
         network: what is trained from scratch, to choose and as extractor.
+        target_images: under ``outer="cross-entropy"`` a random part of the target of at most that size is looked
+            at; ``None``: all of it.
         seed: of everything random.
         device: where networks run.
 
@@ -112,7 +115,7 @@ def alternate(
     # What random extractors make of the target is the same in every round.
     specs, seen = (pool.pool, pool) if isinstance(pool, TargetFeatures) else (pool, None)
     if outer == "cross-entropy" and seen is None:
-        seen = TargetFeatures.of(specs, target, seed=seed, device=device)
+        seen = TargetFeatures.of(specs, target, target_images=target_images, seed=seed, device=device)
 
     def solve(trained: Specs) -> DistilledSet:
         if seen is not None:
