@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from _speed import Record, machine, write
+from _speed import RESULTS, Record, machine, write
 from torch import Tensor, nn
 
 CHUNK = 4096
@@ -92,7 +92,9 @@ def one_worker(folder: str) -> None:
 def workers(count: int) -> tuple[Record, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        subprocess.run([*launcher, __file__, "--worker", folder], check=True)
+        # torchrun sets this for several workers, not for one; torch.set_num_threads binds the calling thread only.
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run([*launcher, __file__, "--worker", folder], check=True, env=one_thread)
         records = [json.loads(file.read_text()) for file in Path(folder).glob("*.json")]
         labels: Tensor = torch.load(Path(folder) / "labels.pt")
     return {
@@ -106,6 +108,7 @@ def workers(count: int) -> tuple[Record, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=float, default=1e7, help="largest number of images")
+    parser.add_argument("--only", choices=("workers",), help="leave the passes as they are")
     parser.add_argument("--one-pass", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -114,7 +117,9 @@ def main() -> None:
     if options.worker:
         return one_worker(options.worker)
     record: Record = {"machine": machine(), "passes": [], "workers": [], "cuda": None}
-    for count in (10**k for k in range(4, 8) if 10**k <= options.most):
+    if options.only == "workers":
+        record["passes"] = json.loads((RESULTS / "scaling.json").read_text("utf-8"))["passes"]
+    for count in (10**k for k in range(4, 8) if 10**k <= options.most and options.only != "workers"):
         command = [sys.executable, __file__, "--one-pass", str(count)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         record["passes"].append(json.loads(done.stdout.splitlines()[-1]))
