@@ -85,7 +85,7 @@ def closed_form(
         backend: ``"auto"`` and ``"torch"`` solve in closed form; ``"cvxpylayers"`` (small base sets) descends
             the labels by gradients through the cvxpylayers ridge layer, to the same labels.
         seed: of the trainings that choose.
-        device: where networks are trained.
+        device: where networks are trained and, on CUDA, labels without a constraint are solved for.
 
     Raises:
         ParameterRangeError: λ, γ or the label scale is not positive, or bounds are not in order.
@@ -113,7 +113,10 @@ def closed_form(
             f"backend 'cvxpylayers' descends the labels of small base sets only: n·d is "
             f"{terms[0].features.numel():,}, above {LARGEST:,}; take backend='torch', or fewer base examples"
         )
-    system = label_system(terms)
+    where = resolve_device(device)
+    # MPS has no float64, and only the plain solve knows devices.
+    on_device = where.type == "cuda" and constraint == "none" and backend != "cvxpylayers"
+    system = label_system(terms, where if on_device else None)
     teacher = teacher_scores(terms)
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
@@ -140,7 +143,7 @@ def closed_form(
             validation=validation,
             build=lambda s: fresh_network(network, moments.shape, moments.num_classes, s),
             seed=seed,
-            device=resolve_device(device),
+            device=where,
         )
     setting, taken, tried = settle(solves, ways, judge, fixed=isinstance(recipe, Recipe))
     start = starts[setting.prior]

@@ -16,7 +16,7 @@ label solve is itself a ridge regression, of B on QM: :mod:`convexdistill.distil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class OuterTerm:
     root: Tensor
     wanted: Tensor
     constant: float
+
+    def to(self, device: torch.device) -> OuterTerm:
+        """The same on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("features", "root", "wanted")}
+        return replace(self, **moved)
 
     def head(self, labels: Tensor, backend: str = "auto") -> Tensor:
         """W(Y), ``(d+1, C)``: the ridge layer on the frozen base features, differentiable in the labels.

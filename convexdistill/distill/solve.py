@@ -9,6 +9,8 @@ is a ridge regression of the stacked B_k on the stacked Q_k M_k, so the ridge la
 the answer. Its normal equations are (Σ_k M_kᵀG_kM_k + γI) Y = Σ_k M_kᵀR_k + γY₀ (Label Solve of Nguyen,
 Chen, Lee 2021 is K = 1, γ → 0).
 
+On a CUDA device all of this is done there, in float64, and the labels come back; see :func:`label_system`.
+
 With n > Σ_k d_k base examples the stacked matrix has fewer rows than columns, and the layer solves its dual: by
 Woodbury's identity a system of size Σ_k (d_k + 1), in O(n (Σ d_k)²) time and n Σ d_k numbers, whatever n is.
 """
@@ -16,6 +18,7 @@ Woodbury's identity a system of size Σ_k (d_k + 1), in O(n (Σ d_k)²) time and
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +28,9 @@ from torch import Tensor
 
 from convexdistill import layers, progress
 from convexdistill.distill.outer import OuterTerm
-from convexdistill.errors import NotConvergedError
+from convexdistill.errors import NotConvergedError, NumericalWarning, ParameterRangeError
+
+LEAST_MEMORY = 1 << 20  # bytes below which chunks are not halved any more
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class LabelSystem:
 
     def certificate(self, labels: Tensor, gamma: float, prior: Tensor) -> dict[str, float]:
         """How good the labels are, and how nearly optimal: computed from the labels alone."""
+        labels, prior = labels.to(self.design.device), prior.to(self.design.device)
         error = self.design @ labels - self.wanted
         penalty = self.absolute(gamma) * (labels - prior)
         # (eᵀA)ᵀ, not Aᵀe: a tall transposed factor is read against its grain, at a third of the speed.
@@ -62,11 +68,18 @@ class LabelSystem:
         }
 
 
-def label_system(terms: Sequence[OuterTerm]) -> LabelSystem:
-    """Put the terms of a pool together."""
+def label_system(terms: Sequence[OuterTerm], device: torch.device | None = None) -> LabelSystem:
+    """Put the terms of a pool together.
+
+    Args:
+        terms: see :func:`convexdistill.distill.outer.outer_terms`.
+        device: where to solve, one that has float64; default the CPU. The system takes 8·n·Σ(d_k + 1) bytes there,
+            and its solve 8·min(n, Σ(d_k + 1))² more: 20 GB for n = 50,000 and five extractors of 512 features.
+    """
     share = 1 / math.sqrt(len(terms))
-    design = torch.cat([_response(term) for term in terms]) * share
-    wanted = torch.cat([term.wanted for term in terms]) * share
+    placed = [term if device is None else term.to(device) for term in terms]
+    design = torch.cat([_response(term) for term in placed]) * share
+    wanted = torch.cat([term.wanted for term in placed]) * share
     return LabelSystem(design, wanted, sum(term.constant for term in terms) / len(terms))
 
 
@@ -96,11 +109,34 @@ def solve_labels(system: LabelSystem, gamma: float, prior: Tensor | None = None)
     if prior is None:
         prior = _no_prior(system)
     # A ridge regression of what the prior leaves to explain.
-    fit = layers.ridge(system.design, system.wanted - system.design @ prior, system.absolute(gamma))
-    labels = prior + fit.weight
+    left = system.wanted - system.design @ prior.to(system.design.device)
+    fit = _ridge_that_fits(system.design, left, system.absolute(gamma))
+    labels = prior + fit.weight.to(prior.device)
     condition = None if fit.info.condition is None else float(fit.info.condition.max())
     certificate = {**system.certificate(labels, gamma, prior), "condition": condition}
     return labels, {**certificate, "solver": f"{fit.info.backend}/{fit.info.form}/{fit.info.method}"}
+
+
+def _ridge_that_fits(design: Tensor, wanted: Tensor, lam: float) -> layers.LinearFit:
+    """The ridge layer; where its memory does not suffice, in chunks of half as much, and half of that again."""
+    try:
+        return layers.ridge(design, wanted, lam)
+    except torch.OutOfMemoryError as error:
+        memory, last = design.nbytes, error
+    while memory > LEAST_MEMORY:
+        memory //= 2
+        warnings.warn(
+            f"out of memory on {design.device}: the label solve goes on in chunks of {memory:,} bytes",
+            NumericalWarning,
+            stacklevel=3,
+        )
+        try:
+            return layers.ridge_in_chunks(design, wanted, lam, memory=memory)
+        except torch.OutOfMemoryError as error:
+            last = error
+        except ParameterRangeError:  # less than the least that a chunk needs
+            break
+    raise last
 
 
 def _no_prior(system: LabelSystem) -> Tensor:

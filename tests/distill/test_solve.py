@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from torch import nn
 
 from convexdistill import layers
 from convexdistill.data import load
+from convexdistill.distill import solve as solve_module
 from convexdistill.distill.crosscheck import LARGEST, cross_check
 from convexdistill.distill.outer import outer_terms, teacher_scores
 from convexdistill.distill.solve import descend_labels, label_system, solve_labels
-from convexdistill.errors import NotConvergedError
+from convexdistill.errors import NotConvergedError, NumericalWarning
 from convexdistill.features import ModuleSpec, extract, pool
 from convexdistill.moments import accumulate
 from convexdistill.select import choose
@@ -261,3 +263,36 @@ def test_memory_grows_with_the_number_of_base_examples_not_with_its_square():
     labels, certificate = solve_labels(label_system(terms), GAMMA)
     assert labels.shape == (rows, C)
     assert certificate["residual"] < 1e-10
+
+
+def test_a_solve_that_runs_out_of_memory_goes_on_in_halved_chunks(monkeypatch):
+    system = SYSTEM
+    expected, _ = solve_labels(system, 0.1)
+    real, asked = layers.ridge_in_chunks, []
+
+    def small_device(*arguments, memory, **options):
+        asked.append(memory)
+        if len(asked) < 3:
+            raise torch.OutOfMemoryError("no memory")
+        return real(*arguments, memory=1 << 20, **options)  # what is asked for here is too little for a chunk
+
+    def no_memory(*arguments, **options):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(solve_module.layers, "ridge", no_memory)
+    monkeypatch.setattr(solve_module.layers, "ridge_in_chunks", small_device)
+    monkeypatch.setattr(solve_module, "LEAST_MEMORY", 100)
+    with pytest.warns(NumericalWarning, match="out of memory on cpu: the label solve goes on in chunks of"):
+        labels, certificate = solve_labels(system, 0.1)
+    assert [first // second for first, second in pairwise(asked)] == [2, 2]
+    torch.testing.assert_close(labels, expected, rtol=0, atol=1e-9)
+    assert certificate["residual"] < 1e-9
+    monkeypatch.setattr(solve_module.layers, "ridge_in_chunks", no_memory)
+    with pytest.warns(NumericalWarning), pytest.raises(torch.OutOfMemoryError):
+        solve_labels(system, 0.1)
+
+
+def test_terms_move_to_a_device_as_they_are():
+    moved = label_system(TERMS, torch.device("cpu"))
+    assert torch.equal(moved.design, SYSTEM.design)
+    assert TERMS[0].to(torch.device("meta")).root.is_meta
