@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -136,8 +137,18 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "convexdistill": version("convexdistill"),
+        "commit": _commit(),
         "torch": version("torch"),
     }
+
+
+def _commit() -> str | None:
+    """The commit that is checked out, where there is a repository."""
+    command = ["git", "-C", str(RESULTS), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
