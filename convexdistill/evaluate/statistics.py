@@ -127,7 +127,7 @@ def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Paire
     Example:
         >>> found = unpaired_difference([90.0, 92.0], [97.0, 98.0, 99.0])
         >>> found.mean, round(found.low, 1), found.over
-        (-7.0, -13.2, 'unpaired trainings')
+        (-7.0, -13.0, 'unpaired trainings')
     """
     if not (ours and theirs):
         return None
