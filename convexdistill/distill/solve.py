@@ -56,7 +56,7 @@ class LabelSystem:
         labels, prior = labels.to(self.design.device), prior.to(self.design.device)
         error = self.design @ labels - self.wanted
         penalty = self.absolute(gamma) * (labels - prior)
-        # (eᵀA)ᵀ, not Aᵀe: a tall transposed factor is read against its grain, at a third of the speed.
+        # (eᵀA)ᵀ, not Aᵀe: a tall transposed factor is read against its grain, which is slow.
         gradient = (error.T @ self.design).T + penalty
         scale = float((self.wanted.T @ self.design).norm()) or 1.0
         outer = float(error.square().sum()) + self.constant
@@ -74,7 +74,7 @@ def label_system(terms: Sequence[OuterTerm], device: torch.device | None = None)
     Args:
         terms: see :func:`convexdistill.distill.outer.outer_terms`.
         device: where to solve, one that has float64; default the CPU. The system takes 8·n·Σ(d_k + 1) bytes there,
-            and its solve 8·min(n, Σ(d_k + 1))² more: 20 GB for n = 50,000 and five extractors of 512 features.
+            and its solve 8·min(n, Σ(d_k + 1))² more: 1 GB for n = 50,000 and five extractors of 512 features.
     """
     share = 1 / math.sqrt(len(terms))
     placed = [term if device is None else term.to(device) for term in terms]
