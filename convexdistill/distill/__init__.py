@@ -16,12 +16,14 @@ from convexdistill.distill.online_ridge import online_ridge, train_ridge
 from convexdistill.distill.second_order import second_order
 from convexdistill.distill.target_features import TargetFeatures
 from convexdistill.distill.trained import trained_pool
+from convexdistill.distill.unrolled import check_unrolled_settings, unrolled
 from convexdistill.distilled import DistilledSet
 
 METHODS: dict[str, Callable[..., DistilledSet]] = {
     "closed-form": closed_form,
     "cross-entropy": cross_entropy,
     "alternate": alternate,
+    "unrolled": unrolled,
     "online-ridge": online_ridge,
     "second-order": second_order,
     "images": images,
@@ -30,6 +32,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "closed-form": check_settings,
     "cross-entropy": check_softmax_settings,
     "alternate": check_softmax_settings,
+    "unrolled": check_unrolled_settings,
     "online-ridge": check_online_settings,
     "second-order": check_online_settings,
     "images": check_online_settings,
@@ -48,4 +51,5 @@ __all__ = [
     "second_order",
     "train_ridge",
     "trained_pool",
+    "unrolled",
 ]

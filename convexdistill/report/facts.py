@@ -13,6 +13,8 @@ from convexdistill.training import find_optimizer
 _METHODS = {
     "closed-form": "closed form, one exact solve",
     "cross-entropy": "cross-entropy, convex",
+    "alternate": "convex, and trained extractors in turn",
+    "unrolled": "derivative of whole trainings",
     "online-ridge": "online, through a ridge layer",
     "second-order": "online, by second derivatives",
     "images": "images learned through a ridge layer",

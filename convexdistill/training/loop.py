@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from convexdistill.training.augmentation import Augmenter
 from convexdistill.training.optimizers import build_optimizer, find_optimizer
 from convexdistill.training.orders import minibatches
 from convexdistill.training.recipe import LOSSES, Recipe
-from convexdistill.training.side_by_side import NotJoinableError, SideBySide
+from convexdistill.training.side_by_side import SideBySide, cohorts
 
 Visit = Callable[[list[int], SideBySide, int], None]
 
@@ -79,11 +78,9 @@ def _cohorts(networks: Sequence[nn.Module], images: Tensor, recipe: Recipe) -> l
     """Who is trained with whom: all in one, or each alone where network or optimiser does not allow it."""
     channels, height, width = images.shape[1:]
     shape = channels, height, width
-    everyone = list(range(len(networks)))
     if find_optimizer(recipe.optimizer)[1].separable:
-        with suppress(NotJoinableError):
-            return [(everyone, SideBySide(networks, shape))]
-    return [([k], SideBySide([networks[k]], shape)) for k in everyone]
+        return cohorts(networks, shape)
+    return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
 
 
 def _shared(recipe: Recipe) -> tuple[object, ...]:

@@ -199,3 +199,11 @@ class SideBySide(nn.Module):
             return (value.chunk(self.count)[k] if value.ndim else value).detach().clone()
 
         return {name: part(value) for name, value in self.joint.state_dict().items()}
+
+
+def cohorts(networks: Sequence[nn.Module], shape: tuple[int, int, int]) -> list[tuple[list[int], SideBySide]]:
+    """Who runs with whom, by position: all in one, or each alone where the architecture cannot be joined."""
+    try:
+        return [(list(range(len(networks))), SideBySide(networks, shape))]
+    except NotJoinableError:
+        return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]

@@ -16,7 +16,7 @@ from convexdistill.data import ImageData, Preprocessing
 from convexdistill.seeds import generator
 from convexdistill.training.loop import train_together
 from convexdistill.training.recipe import Recipe
-from convexdistill.training.side_by_side import NotJoinableError, SideBySide
+from convexdistill.training.side_by_side import SideBySide, cohorts
 
 # Choosing steps and hyper-parameters needs a ranking, not the last digit: with this many images the standard
 # error of one accuracy is below one point, and looking costs less than training.
@@ -224,11 +224,7 @@ def predictions(
 ) -> Tensor:
     """Logits ``(K, N, C)`` of each network on ``data``, on the CPU; of one architecture they run side by side."""
     images = preprocessing(data.images).to(device)
-    try:
-        cohorts = [SideBySide(networks, data.shape)]
-    except NotJoinableError:
-        cohorts = [SideBySide([network], data.shape) for network in networks]
-    return torch.cat([cohort.to(device).predict(images).cpu() for cohort in cohorts])
+    return torch.cat([joint.to(device).predict(images).cpu() for _, joint in cohorts(networks, data.shape)])
 
 
 def accuracies(
