@@ -35,8 +35,12 @@ from convexdistill.training import Candidate, Recipe, accuracies, run_trials
 POOL = 5
 CHOICE_SEED = 1000  # of the base set that settings are chosen with
 SOLVES = ("cross-entropy", "squared")
-ROUNDS, TRAINED = 4, 4  # of the alternation: at most so many rounds, so many networks in each
-PAPER_SCALE = 4.0  # of its labels under the paper recipe
+# What labels are made better by where the convex solve ends, and with which settings.
+FURTHER: dict[str, dict[str, Any]] = {
+    "alternate": {"rounds": 4, "count": 4},
+    "unrolled": {"iterations": 150, "steps": 80, "count": 2},
+}
+PAPER_SCALE = 4.0  # of these labels under the paper recipe
 RECIPES = ("centred", "paper")
 
 
@@ -54,6 +58,7 @@ class Setting:
         rows: ``"all"``; ``"some"``: without the squared loss and plain one-hot labels; or ``"few"``:
             cross-entropy, teacher and one-hot labels under the centred recipe only. ``"alternate"``: labels
             that are solved for again and again with networks trained on them among the extractors.
+            ``"unrolled"``: labels that go on from the solve by the derivative of whole trainings.
         chooser: network that settings are chosen with.
         target_images: a random part of the target of this size is all that either solve sees.
         extractor: network of the pool.
@@ -176,27 +181,13 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
             candidates.append(_candidate(solve, recipe, sets[solve].labels, scale))
     crossed = sets["cross-entropy"]
     again = None
-    if setting.rows == "alternate":
+    if setting.rows in FURTHER:
         start = time.perf_counter()
-        taken = settings["cross-entropy"]
-        again = cd.distill.alternate(
-            known.features,
-            known.part,
-            base,
-            known.validation,
-            rounds=ROUNDS,
-            count=TRAINED,
-            gamma=taken["gamma"],
-            prior=taken["prior"],
-            label_scale=taken["scales"]["centred"],
-            recipe="centred",
-            network=network_of(setting.network),
-            seed=setting.seed,
-        )
-        seconds["alternate"] = round(time.perf_counter() - start, 3)
+        again = further(setting, known, base, settings["cross-entropy"])
+        seconds[setting.rows] = round(time.perf_counter() - start, 3)
         candidates = [
-            _candidate("alternate", "centred", again.labels, taken["scales"]["centred"]),
-            _candidate("alternate", "paper", again.labels, PAPER_SCALE),
+            _candidate(setting.rows, "centred", again.labels, settings["cross-entropy"]["scales"]["centred"]),
+            _candidate(setting.rows, "paper", again.labels, PAPER_SCALE),
             candidates[0],
         ]
     scale = settings["cross-entropy"]["scales"]["centred"]
@@ -216,7 +207,26 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
     shown = crossed if again is None else again
     gap = shown.manifest["certificate"]["duality_gap"]
     facts = {"chosen": settings, "seconds": seconds, "duality_gap": gap, "target_images": len(known.part)}
-    return crossed.images, candidates, facts if again is None else {**facts, "rounds": again.manifest["rounds"]}
+    if again is not None:
+        facts |= {name: again.manifest[name] for name in ("rounds", "outer_losses") if name in again.manifest}
+    return crossed.images, candidates, facts
+
+
+def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str, Any]) -> DistilledSet:
+    """Labels that go on from the convex solve with these settings, for the network that is trained."""
+    return cd.distill.METHODS[setting.rows](
+        known.features,
+        known.part,
+        base,
+        known.validation,
+        gamma=taken["gamma"],
+        prior=taken["prior"],
+        label_scale=taken["scales"]["centred"],
+        recipe="centred",
+        network=network_of(setting.network),
+        seed=setting.seed,
+        **FURTHER[setting.rows],
+    )
 
 
 def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:

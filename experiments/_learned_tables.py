@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _learned_labels import FURTHER, PAPER_SCALE
 from _panels import panels
 from _records import Record, markdown_table
 from matplotlib.figure import Figure
 
 from convexdistill.evaluate.table import Row, summarise
 
-LEARNED = ("cross-entropy", "squared", "alternate")  # rows that speak for learned labels
+LEARNED = ("cross-entropy", "squared", *FURTHER)  # rows that speak for learned labels
+WORDS = {"alternate": ", alternating", "unrolled": ", unrolled"}  # of groups that go on from the convex solve
 WANTED_SETS = 5
 
 
@@ -26,13 +28,20 @@ class Goal:
     published: float | None = None
 
 
-Key = tuple[Any, ...]  # source, target, size, network, select; of groups also whether labels alternate
+Key = tuple[Any, ...]  # source, target, size, network, select; of groups also what is done after the solve
 
 
 def key_of(record: Record) -> Key:
     """What a record shares with the other base sets of its group."""
     s = record["setting"]
-    return s["source"], s["target"], s["size"], s["network"], s["select"], s["rows"] == "alternate"
+    return (
+        s["source"],
+        s["target"],
+        s["size"],
+        s["network"],
+        s["select"],
+        s["rows"] if s["rows"] in FURTHER else None,
+    )
 
 
 def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
@@ -108,12 +117,11 @@ def sections(records: Sequence[Record]) -> list[str]:
     """A table for each group, with every row."""
     lines = []
     for key, group in grouped(records).items():
-        source, target, size, network, select, alternates = key
+        source, target, size, network, select, more = key
         first = group[0]["result"]
         lines += [
             "",
-            f"## {pair(source, target)}, {size} base examples ({select}), {network}"
-            + (", alternating" if alternates else ""),
+            f"## {pair(source, target)}, {size} base examples ({select}), {network}" + WORDS.get(more, ""),
             "",
             _facts(group),
             "",
@@ -135,7 +143,39 @@ def sections(records: Sequence[Record]) -> list[str]:
         if "rounds" in first:
             rounds = "; ".join(" → ".join(f"{v:.1f}" for v in record["result"]["rounds"]) for record in group)
             lines += ["", f"Validation accuracy by round, for each base set: {rounds}."]
+        if "outer_losses" in first:
+            ends = [record["result"]["outer_losses"] for record in group]
+            falls = "; ".join(f"{np.mean(losses[:10]):.2f} → {np.mean(losses[-10:]):.2f}" for losses in ends)
+            lines += ["", f"Outer loss, first and last ten iterations, for each base set: {falls}."]
     return lines
+
+
+def gains(records: Sequence[Record]) -> list[str]:
+    """What going on from the single solve adds to it, on the same base sets and trainings."""
+    lines = []
+    for (source, target, size, network, _, more), group in grouped(records).items():
+        if more is None:
+            continue
+        rows = {row.labels: row for row in rows_of(group)}
+        better, single = (
+            [float(np.mean(part)) for part in np.array_split(rows[f"{name}, centred"].runs, len(group))]
+            for name in (more, "cross-entropy")
+        )
+        pairs = np.subtract(better, single)
+        error = f" ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f} (standard error)" if len(pairs) > 1 else ""
+        lines.append(
+            f"- {pair(source, target)}, {size}, {network}{WORDS[more]}: {np.mean(single):.1f} → "
+            f"{np.mean(better):.1f}, {pairs.mean():+.1f}{error}, {len(pairs)} base sets"
+        )
+    if not lines:
+        return []
+    head = (
+        "What is done after the single solve adds to it, on the same base sets (*alternating*: solved again with",
+        "networks trained on the labels among the extractors, the round chosen on the validation split with the",
+        "base set that is shown; *unrolled*: the labels descend through whole trainings; under *paper*, both are",
+        f"trained on as the softmax of {PAPER_SCALE:g} times the labels):",
+    )
+    return ["", *head, "", *lines]
 
 
 def _facts(group: Sequence[Record]) -> str:
@@ -162,8 +202,8 @@ def plot(records: list[Record]) -> Figure:
     """Accuracy of each kind of labels over the number of base examples: one panel a data set and network."""
     groups: dict[str, dict[int, list[Row]]] = {}
     for key, group in grouped(records).items():
-        source, target, size, network, select, alternates = key
-        name = f"{pair(source, target)}, {network}, {select}" + (", alternating" if alternates else "")
+        source, target, size, network, select, more = key
+        name = f"{pair(source, target)}, {network}, {select}" + WORDS.get(more, "")
         groups.setdefault(name, {})[size] = rows_of(group)
     figure, axes = panels(len(groups), "base examples")
     for ax, (name, cells) in zip(axes, groups.items(), strict=True):

@@ -8,7 +8,7 @@ python experiments/fashion.py --table     # docs/results/fashion.md from the rec
 from __future__ import annotations
 
 from _learned_labels import Setting, measure
-from _learned_tables import Goal, Key, overview, plot, sections
+from _learned_tables import Goal, Key, gains, overview, plot, sections
 from _records import Experiment, Record, run
 from within_dataset import SEEDS, SIZES, chosen, rows_for
 
@@ -34,6 +34,7 @@ def table(records: list[Record]) -> str:
         "![Test accuracy over the number of base examples](fashion.svg)",
         "",
         *overview(records, GOALS),
+        *gains(records),
     ]
     return "\n".join([*lines, *sections(records)]) + "\n"
 

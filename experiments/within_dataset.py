@@ -13,7 +13,7 @@ stand in the same page.
 from __future__ import annotations
 
 from _learned_labels import Setting, measure
-from _learned_tables import Goal, Key, overview, plot, sections
+from _learned_tables import Goal, Key, gains, overview, plot, sections
 from _records import Experiment, Record, run
 
 # Test accuracy that was to be reached, and the best published, by source, target, size, network and selection.
@@ -73,6 +73,7 @@ def table(records: list[Record]) -> str:
         "![Test accuracy over the number of base examples](within_dataset.svg)",
         "",
         *overview(records, GOALS),
+        *gains(records),
     ]
     return "\n".join([*lines, *sections(records)]) + "\n"
 

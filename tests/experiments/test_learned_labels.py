@@ -69,16 +69,23 @@ def test_few_rows_are_those_that_speak_for_chosen_base_images():
     assert [row["labels"] for row in result["rows"]] == [LEARNED[0], "teacher, centred", "one-hot, centred"]
 
 
-def test_alternating_rows_stand_beside_the_single_solve_and_say_their_rounds(monkeypatch):
-    monkeypatch.setattr(_learned_labels, "ROUNDS", 1)
-    monkeypatch.setattr(_learned_labels, "TRAINED", 1)
-    setting = Setting("digits", 10, "lenet", 0, rows="alternate", repeats=1)
+@pytest.mark.parametrize(
+    ("more", "settings", "kept", "word"),
+    [
+        ("alternate", {"rounds": 1, "count": 1}, "rounds", "alternating"),
+        ("unrolled", {"iterations": 2, "steps": 2, "count": 1}, "outer_losses", "unrolled"),
+    ],
+)
+def test_what_goes_on_from_the_single_solve_stands_beside_it(more, settings, kept, word, monkeypatch):
+    monkeypatch.setitem(_learned_labels.FURTHER, more, settings)
+    setting = Setting("digits", 10, "lenet", 0, rows=more, repeats=1)
     result = measure(setting, None)
-    expected = ["alternate, centred", "alternate, paper", LEARNED[0], "teacher, centred", "one-hot, centred"]
+    expected = [f"{more}, centred", f"{more}, paper", LEARNED[0], "teacher, centred", "one-hot, centred"]
     assert [row["labels"] for row in result["rows"]] == expected
-    assert len(result["rounds"]) == 2
+    assert len(result[kept]) == 2
     page = within_dataset.table([{"setting": vars(setting), "result": result}])
-    assert "## digits, 10 base examples (random), lenet, alternating" in page
+    assert f"## digits, 10 base examples (random), lenet, {word}" in page
+    assert f"- digits, 10, lenet, {word}: " in page
 
 
 def test_across_data_sets_the_classes_of_base_images_mean_nothing(tmp_path):
