@@ -40,6 +40,7 @@ FURTHER: dict[str, dict[str, Any]] = {
     "alternate": {"rounds": 4, "count": 4},
     "unrolled": {"iterations": 150, "steps": 80, "count": 2},
 }
+DEARER = {"iterations": 25, "count": 1}  # of trainings to go through where the network is no LeNet
 PAPER_SCALE = 4.0  # of these labels under the paper recipe
 RECIPES = ("centred", "paper")
 
@@ -214,6 +215,7 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
 
 def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str, Any]) -> DistilledSet:
     """Labels that go on from the convex solve with these settings, for the network that is trained."""
+    dearer = DEARER if setting.rows == "unrolled" and setting.network != "lenet" else {}
     return cd.distill.METHODS[setting.rows](
         known.features,
         known.part,
@@ -225,7 +227,7 @@ def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str
         recipe="centred",
         network=network_of(setting.network),
         seed=setting.seed,
-        **FURTHER[setting.rows],
+        **FURTHER[setting.rows] | dearer,
     )
 
 

@@ -186,7 +186,9 @@ def _facts(group: Sequence[Record]) -> str:
         for solve, facts in first["chosen"].items()
     )
     means = {name: np.mean([r["result"]["seconds"][name] for r in group]) for name in first["seconds"]}
-    times = ", ".join(f"{name} {mean:.1f} s" for name, mean in means.items())
+    times = ", ".join(
+        f"{name} {mean:.1f} s" + (" with its trainings" if name in FURTHER else "") for name, mean in means.items()
+    )
     gap = max(record["result"]["duality_gap"] for record in group)
     images = first.get("target_images")
     return (
