@@ -19,6 +19,7 @@ from convexdistill.evaluate.table import Row
 from convexdistill.features import Shape
 from convexdistill.seeds import child_seed
 from convexdistill.training import (
+    Candidate,
     Course,
     Recipe,
     Trial,
@@ -156,42 +157,28 @@ def _train(task: Task, cell: Cell, k: int) -> list[Course]:
     def build(seed: int) -> nn.Module:
         return fresh_network(cell.network, one.shape, len(one.classes), seed)
 
-    def checkpoints(size: int) -> list[int]:
-        return sorted(given | set(training_steps(size) if None in task.steps else ()))
-
-    labels = [
-        candidate
-        for candidate in candidates(
-            one, recipe, task.transferred[k], loss=cell.loss, trained_teacher=task.teacher[k]
+    def trained(kinds: Sequence[Candidate], images: Tensor, on: str = "") -> list[Course]:
+        steps = given | set(training_steps(len(images)) if None in task.steps else ())
+        return courses(
+            kinds,
+            images,
+            one.preprocessing,
+            task.validation,
+            build,
+            seeds,
+            steps=sorted(steps),
+            device=task.device,
+            description=f"train {cell.network_name}{on}",
         )
-        if candidate.name == "distilled" or candidate.name in task.baselines
-    ]
-    found = courses(
-        labels,
-        one.images,
-        one.preprocessing,
-        task.validation,
-        build,
-        seeds,
-        steps=checkpoints(len(one)),
-        device=task.device,
-        description=f"train {cell.network_name}",
-    )
+
+    kinds = candidates(one, recipe, task.transferred[k], loss=cell.loss, trained_teacher=task.teacher[k])
+    found = trained([kind for kind in kinds if kind.name in {"distilled", *task.baselines}], one.images)
     if task.target is None:
         return found
     subset = random_subset(one, task.target, child_seed(task.seed, "subset", k))
     hot = one_hot(subset.labels, len(one.classes)).float()
-    return found + courses(
-        [cell.loss.apply("random-subset", hot, "probability", paper_recipe(recipe))],
-        subset.images,
-        one.preprocessing,
-        task.validation,
-        build,
-        seeds,
-        steps=checkpoints(len(subset)),
-        device=task.device,
-        description=f"train {cell.network_name} on a random subset",
-    )
+    kind = cell.loss.apply("random-subset", hot, "probability", paper_recipe(recipe))
+    return found + trained([kind], subset.images, " on a random subset")
 
 
 def _at(course: Course, steps: int | None) -> Trial:
