@@ -38,7 +38,7 @@ SOLVES = ("cross-entropy", "squared")
 # What labels are made better by where the convex solve ends, and with which settings.
 FURTHER: dict[str, dict[str, Any]] = {
     "alternate": {"rounds": 4, "count": 4},
-    "unrolled": {"iterations": 150, "steps": 80, "count": 2},
+    "unrolled": {"iterations": 60, "steps": 80, "count": 2},
 }
 DEARER = {"iterations": 25, "count": 1}  # of trainings to go through where the network is no LeNet
 PAPER_SCALE = 4.0  # of these labels under the paper recipe
