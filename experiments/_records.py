@@ -29,6 +29,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from convexdistill import progress, terminal
+from convexdistill.errors import MissingDataError
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -85,16 +86,23 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
 
 
 def measure_missing(experiment: Experiment, settings: Iterable[Any], file: Path, data_root: str | None) -> None:
-    """Measure every setting that has no record in ``file``."""
+    """Measure every setting that has no record in ``file``; those whose data is not at hand are left out."""
     file.parent.mkdir(parents=True, exist_ok=True)
     done = [record["setting"] for record in read(file)]
+    missing: set[str] = set()
     for setting in settings:
         if plain(asdict(setting)) in done:
             print(f"recorded already: {setting}", flush=True)
             continue
         start = time.perf_counter()
-        with progress.reporting(terminal.reporter()):
-            result = experiment.measure(setting, data_root)
+        try:
+            with progress.reporting(terminal.reporter()):
+                result = experiment.measure(setting, data_root)
+        except MissingDataError as error:
+            if str(error) not in missing:  # one line for each data set, not for each setting
+                print(f"left out, as all others of its data: {setting}\n{error}", flush=True)
+            missing.add(str(error))
+            continue
         seconds = round(time.perf_counter() - start, 2)
         record = {"setting": asdict(setting), "result": result, "seconds": seconds, "machine": machine()}
         append(file, record)

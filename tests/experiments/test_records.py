@@ -4,6 +4,8 @@ import _records
 import pytest
 from matplotlib.figure import Figure
 
+from convexdistill.errors import MissingDataError
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -45,6 +47,18 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert last["result"] == {"twice": 6, "root": "there"}
     assert last["seconds"] >= 0
     assert last["machine"]["cores"] >= 1
+
+
+def test_settings_whose_data_is_missing_are_left_out_and_named_once(tmp_path, capsys):
+    def measure(setting, data_root):
+        if setting.size < 3:
+            raise MissingDataError("no letters in here")
+        return {"twice": 2 * setting.size}
+
+    experiment = made(measure, [Setting(1), Setting(2), Setting(3)])
+    _records.run(experiment, ["--out", str(tmp_path)])
+    assert [record["setting"]["size"] for record in _records.read(tmp_path / "made.jsonl")] == [3]
+    assert capsys.readouterr().out.count("no letters in here") == 1
 
 
 def test_page_and_plot_follow_from_the_records_alone(tmp_path):
