@@ -1,4 +1,8 @@
-"""The command line as a user meets it: real processes, their output, exit codes and files."""
+"""The command line as a user meets it: output, exit codes and files.
+
+The main command runs as a real process, the others within this one, which has loaded PyTorch already: a second
+instead of ten.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,7 @@ from convexdistill.cli import app
 QUICK = ["--pool-size", "1", "--gamma", "1e-2", "--label-scale", "8"]
 
 
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "convexdistill", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
-
-
-def run_here(*arguments: str | Path) -> Result:
-    """The same within this process, which has loaded PyTorch already: a second instead of ten."""
+def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
@@ -31,7 +29,9 @@ def run_here(*arguments: str | Path) -> Result:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A small job with an evaluation: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("job")
-    done = run("distill", "--base-size", "20", "--repeats", "2", "--base-sets", "2", *QUICK, cwd=folder)
+    small = ["--base-size", "20", "--repeats", "2", "--base-sets", "2", *QUICK]
+    command = [sys.executable, "-m", "convexdistill", "distill", *small]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return folder / "distilled" / "digits-20", done.stdout
 
@@ -70,8 +70,8 @@ def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], t
     numbers = tmp_path / "numbers.json"
     axes = ["--optimizers", "sgd,nadam", "--learning-rates", "x3", "--steps", "auto,5", "--losses", "kl:2"]
     more = ["--augment", "shift", "--orders", "fixed", "--baselines", "one-hot", "--cache", tmp_path / "cells"]
-    done = run("evaluate", file, "--repeats", "1", *axes, *more, "--json", numbers, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = run("evaluate", file, "--repeats", "1", *axes, *more, "--json", numbers)
+    assert done.exit_code == 0, done.stderr
     record = json.loads(numbers.read_text())
     rows = record["results"]
     assert [row["labels"] for row in rows] == ["distilled", "one-hot"] * 4
@@ -82,11 +82,11 @@ def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], t
     assert rows[0]["learning_rate"] == pytest.approx(0.03)
     assert record["cost"]["distil_seconds"] > 0
     assert (record["cost"]["energy_kwh"] is None) == bool(record["cost"]["energy_why_not"])
-    again = run("evaluate", file, "--repeats", "2", *axes, *more, cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (2, "")
+    again = run("evaluate", file, "--repeats", "2", *axes, *more)
+    assert (again.exit_code, again.stdout) == (2, "")
     assert "repeats: 1 there, 2 now" in again.stderr
-    assert run("report", file, "--out", tmp_path / "page.html", cwd=tmp_path).returncode == 0
-    assert "20 of 1×8×8, from digits" in run("info", file, cwd=tmp_path).stdout
+    assert run("report", file, "--out", tmp_path / "page.html").exit_code == 0
+    assert "20 of 1×8×8, from digits" in run("info", file).stdout
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,18 @@ def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], t
     ],
 )
 def test_what_cannot_be_evaluated_costs_one_line(
-    options: list[str], expected: str, finished: tuple[Path, str], tmp_path: Path
+    options: list[str],
+    expected: str,
+    finished: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     _npz(tmp_path / "wide.npz", rng.random((300, 16, 8)), np.arange(300) % 10)
     _npz(tmp_path / "three.npz", rng.random((300, 8, 8)), np.arange(300) % 3)
-    done = run("evaluate", finished[0] / "distilled.safetensors", *options, cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
+    done = run("evaluate", finished[0] / "distilled.safetensors", *options)
+    assert done.exit_code == 2, done.stdout + done.stderr
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
@@ -114,56 +119,57 @@ def test_compress_writes_a_smaller_file_and_info_shows_the_budget(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     file, small = finished[0] / "distilled.safetensors", tmp_path / "small.safetensors"
-    done = run("compress", file, "--bits", "4", "--top-k", "5", "--out", small, cwd=tmp_path)
+    done = run("compress", file, "--bits", "4", "--top-k", "5", "--out", small)
     assert "labels 800 → 360 bytes" in done.stdout, done.stderr
     assert small.stat().st_size < file.stat().st_size
-    shown = run("info", small, cwd=tmp_path).stdout
+    shown = run("info", small).stdout
     assert "images 1,280, labels 360, total 1,640" in shown
     assert "5 of 10 values in 4 bits each, 18 bytes a label" in shown
-    wrong = run("compress", file, "--bits", "40", "--out", tmp_path / "no", cwd=tmp_path)
-    assert (wrong.returncode, wrong.stdout) == (2, "")
+    wrong = run("compress", file, "--bits", "40", "--out", tmp_path / "no")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
     assert "1 to 16" in wrong.stderr
     assert not (tmp_path / "no").exists()
 
 
-def test_the_cvxpylayers_backend_ends_at_the_closed_forms_labels(tmp_path: Path) -> None:
-    sets = []
-    for backend in ("torch", "cvxpylayers"):
-        out = tmp_path / backend
-        arguments = ["--base-size", "20", "--backend", backend, "--no-evaluate", "--out", out]
-        done = run("distill", *arguments, *QUICK, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        sets.append(cd.load(out / "distilled.safetensors"))
-    closed, descended = sets
+def test_the_cvxpylayers_backend_ends_at_the_closed_forms_labels(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    arguments = ["--base-size", "20", "--backend", "cvxpylayers", "--no-evaluate", "--out", tmp_path / "out"]
+    done = run("distill", *arguments, *QUICK)
+    assert done.exit_code == 0, done.stderr
+    closed, descended = (cd.load(f / "distilled.safetensors") for f in (finished[0], tmp_path / "out"))
+    assert closed.manifest["certificate"]["solver"].startswith("torch/")
     assert float((closed.labels - descended.labels).norm() / closed.labels.norm()) < 1e-3
     assert descended.manifest["certificate"]["solver"] == "cvxpylayers/l-bfgs"
 
 
-def test_moments_of_shards_give_the_labels_of_one_pass(tmp_path: Path) -> None:
+def test_moments_of_shards_give_the_labels_of_one_pass(
+    finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     small = ["--pool-size", "1"]
     for i in range(2):
-        done = run("moments", "accumulate", *small, "--shard", f"{i}/2", "--out", f"{i}.st", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    part = run("distill", "--moments", "0.st", "--no-evaluate", cwd=tmp_path)
-    assert part.returncode == 2
+        done = run("moments", "accumulate", *small, "--shard", f"{i}/2", "--out", f"{i}.st")
+        assert done.exit_code == 0, done.stderr
+    part = run("distill", "--moments", "0.st", "--no-evaluate")
+    assert part.exit_code == 2
     assert "lacks 1 shards" in part.stderr
-    assert run("moments", "merge", "1.st", "0.st", "--out", "all.st", cwd=tmp_path).returncode == 0
-    assert "1,258" in run("moments", "info", "all.st", cwd=tmp_path).stdout
+    assert run("moments", "merge", "1.st", "0.st", "--out", "all.st").exit_code == 0
+    assert "1,258" in run("moments", "info", "all.st").stdout
     common = ["--base-size", "20", "--no-evaluate", *QUICK]
-    assert run("distill", *common, "--out", "direct", cwd=tmp_path).returncode == 0
-    assert run("distill", *common, "--moments", "all.st", "--out", "merged", cwd=tmp_path).returncode == 0
-    direct, merged = (cd.load(tmp_path / name / "distilled.safetensors") for name in ("direct", "merged"))
+    assert run("distill", *common, "--moments", "all.st", "--out", "merged").exit_code == 0
+    direct, merged = (cd.load(folder / "distilled.safetensors") for folder in (finished[0], Path("merged")))
     np.testing.assert_allclose(direct.labels, merged.labels, atol=1e-6)
     assert not merged.is_cross
 
 
-def test_every_command_explains_itself(tmp_path: Path) -> None:
+def test_every_command_explains_itself() -> None:
     for command in ([], ["distill"], ["moments", "accumulate"]):
-        done = run(*command, "--help", cwd=tmp_path)
-        assert done.returncode == 0
+        done = run(*command, "--help")
+        assert done.exit_code == 0
         assert "Usage" in done.stdout
         assert not command or "CONVEXDISTILL_DATA" in done.stdout
-    assert "torch" in run("backends", cwd=tmp_path).stdout
+    assert "torch" in run("backends").stdout
 
 
 def _npz(path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
@@ -234,7 +240,7 @@ def test_a_mistake_costs_one_line_and_leaves_nothing_behind(
     arguments, expected = cases[case]
     before = {p.name for p in tmp_path.rglob("*")}
     monkeypatch.chdir(tmp_path)
-    done = run_here(*arguments)
+    done = run(*arguments)
     assert done.exit_code == 2, done.stdout + done.stderr
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
@@ -245,6 +251,6 @@ def test_a_mistake_costs_one_line_and_leaves_nothing_behind(
 def test_a_cut_off_distilled_file_is_refused(finished: tuple[Path, str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((finished[0] / "distilled.safetensors").read_bytes()[:-100])
-    done = run("evaluate", cut, cwd=tmp_path)
-    assert done.returncode == 2
+    done = run("evaluate", cut)
+    assert done.exit_code == 2
     assert "cut.safetensors" in done.stderr

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import convexdistill
+from convexdistill.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,11 +33,14 @@ def test_docstring_examples_print_what_they_say(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_of_a_page_run_one_after_the_other(page: Path, tmp_path: Path) -> None:
+def test_examples_of_a_page_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S))
     if page.name == "README.md":  # it reads what the quick start above it has written
-        command = [sys.executable, "-m", "convexdistill", "distill", "--no-evaluate", "--gamma", "0.1"]
-        subprocess.run([*command, "--label-scale", "8"], cwd=tmp_path, check=True, capture_output=True)
+        monkeypatch.chdir(tmp_path)
+        quick = ["--no-evaluate", "--pool-size", "1", "--gamma", "0.1", "--label-scale", "8"]
+        assert CliRunner().invoke(app, ["distill", *quick]).exit_code == 0
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 Runs = Sequence[Sequence[float]]
 """For each base set, the accuracy of each training."""
@@ -137,6 +136,8 @@ def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Paire
         return Paired(mean, None, None, pairs, over)
     if len({*ours}) == len({*theirs}) == 1:  # no spread at all
         return Paired(mean, mean, mean, pairs, over)
+    from scipy import stats  # takes half a second to import
+
     found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     return Paired(mean, float(found.low), float(found.high), pairs, over)
 
@@ -155,6 +156,8 @@ def _t_interval(values: Sequence[float]) -> tuple[float | None, float | None, fl
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None, None
+    from scipy import stats  # takes half a second to import
+
     error = float(stats.sem(values))
     if error == 0:
         return mean, mean, mean

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from convexdistill.errors import ParameterRangeError, ShapeError, UnsupportedError
 from convexdistill.layers import checks, failure, pipeline
-from convexdistill.layers.backends.base import Plan, inside_transform, pick
+from convexdistill.layers.backends.base import Plan, inside_transform, never_compiled, pick
 from convexdistill.layers.conic import compiled as conic
 from convexdistill.layers.conic import dpp, solvers
 from convexdistill.layers.conic.attributes import broken, describe
@@ -141,7 +141,7 @@ class ConvexLayer(nn.Module):
         solution: ConvexSolution = self._solve(*parameters)
         return solution
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @never_compiled
     def _solve(self, *tensors: Tensor) -> ConvexSolution:
         parameters, names = self.program.parameters, [p.name() for p in self.program.parameters]
         batch = self._batch_shape(tensors)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from convexdistill.evaluate import Row
 from convexdistill.evaluate.statistics import paired_difference
@@ -85,6 +84,8 @@ def unpaired(row: Row, other: Row) -> Difference | None:
     mean, pairs = float(np.mean(a) - np.mean(b)), min(len(a), len(b))
     if pairs < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return Difference(mean, None, None, pairs, "unpaired")
+    from scipy import stats  # takes half a second to import
+
     ends = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return Difference(mean, float(ends.low), float(ends.high), pairs, "unpaired")
 

@@ -13,16 +13,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from convexdistill.errors import UnknownNameError
 from convexdistill.files import write_atomically
+
+if TYPE_CHECKING:  # matplotlib takes a second to import, and much is done without a figure
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDE, NARROW = 7.6, 3.6
 FORMATS = ("svg", "png")
@@ -108,7 +106,7 @@ class Canvas:
         }
 
 
-Draw = Callable[[Canvas], Figure]
+Draw = Callable[[Canvas], "Figure"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,8 @@ class Plot:
 
     def svg(self, width: float = WIDE) -> str:
         """One ``<svg>`` element without fixed size, fonts, colours or metadata of its own."""
+        import matplotlib
+
         canvas = Canvas(width, PAGE)
         prefix = f"{self.name}-{width:g}"
         with matplotlib.rc_context({**canvas.style, "svg.hashsalt": prefix}):
@@ -143,6 +143,10 @@ class Plot:
         """
         if kind not in FORMATS:
             raise UnknownNameError(f"unknown format of plots {kind!r}; known are {', '.join(FORMATS)}")
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
         canvas, file = Canvas(WIDE, PRINT), io.BytesIO()
         with matplotlib.rc_context({**canvas.style, "svg.hashsalt": self.name}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=_MISSING_LETTER)
@@ -157,12 +161,21 @@ class Plot:
         return path
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of so many inches whose parts keep clear of each other."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def bare(ax: Axes, *sides: str) -> None:
     """Take the frame off, but for the named sides."""
     ax.spines[[side for side in ("left", "right", "top", "bottom") if side not in sides]].set_visible(False)
 
 
 def _element(figure: Figure, prefix: str, label: str) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     figure.patch.set_visible(False)
     for ax in figure.axes:
         ax.patch.set_visible(False)

@@ -11,6 +11,7 @@ import torch
 from convexdistill.distilled import DistilledSet
 from convexdistill.evaluate import metrics
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
+from convexdistill.report import render_report
 from convexdistill.training import Recipe
 
 Record = dict[str, Any]
@@ -225,3 +226,17 @@ def make_everything() -> Callable[..., Record]:
 @pytest.fixture(scope="session")
 def make_record() -> Callable[..., Record]:
     return record
+
+
+@pytest.fixture(scope="session")
+def html() -> str:
+    """The page of ``distilled`` and ``numbers``; drawing it takes a second, so it is drawn once."""
+    made = distilled_set()
+    return render_report(made, record(made, usual_rows()))
+
+
+@pytest.fixture(scope="session")
+def full_html() -> str:
+    """The page of ``distilled`` and ``everything``."""
+    made = distilled_set()
+    return render_report(made, whole_record(made))

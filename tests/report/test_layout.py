@@ -63,7 +63,7 @@ class Screen:
 
 
 @pytest.fixture(scope="module")
-def pages(make_set, make_row, make_record, make_everything) -> dict[str, str]:
+def pages(make_set, make_row, make_record, make_everything, full_html) -> dict[str, str]:
     distilled = make_set()
     everything = make_everything(distilled)
     awkward = make_set(
@@ -77,7 +77,7 @@ def pages(make_set, make_row, make_record, make_everything) -> dict[str, str]:
     numbers = make_record(other, [make_row("distilled", [[80.0, 81.0]]), make_row("one-hot", [[70.0, 72.5]])])
     two = [entry(distilled, everything, "first"), entry(other, numbers, LONG[0])]
     return {
-        "everything": render_report(distilled, everything),
+        "everything": full_html,
         "awkward": render_report(awkward, make_everything(awkward)),
         "without numbers": render_report(other, None),
         "comparison": render_page(two),

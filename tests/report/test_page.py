@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import torch
@@ -78,8 +77,8 @@ def test_it_is_one_file_that_asks_for_nothing(distilled, numbers, tmp_path):
     assert all(url.startswith("http://www.w3.org/") for url in loading), loading  # names of namespaces
 
 
-def test_it_has_the_bones_of_a_good_page(distilled, numbers):
-    page = Page(render_report(distilled, numbers))
+def test_it_has_the_bones_of_a_good_page(html):
+    page = Page(html)
     counts = Counter(tag for tag, _ in page.tags)
     assert counts["h1"] == counts["main"] == counts["header"] == 1
     assert counts["section"] == counts["h2"] == 5
@@ -113,8 +112,8 @@ def test_names_are_escaped(make_set, make_row, make_record, across):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
 
 
-def test_every_number_stands_once_in_the_table(distilled, numbers):
-    cells = Page(render_report(distilled, numbers)).rows
+def test_every_number_stands_once_in_the_table(numbers, html):
+    cells = Page(html).rows
     assert len(cells) == 1 + len(numbers["results"])
     names = cells[0]
     for found, row in zip(cells[1:], numbers["results"], strict=True):
@@ -141,13 +140,12 @@ def test_what_is_missing_is_a_dash(distilled, make_row, make_record):
     assert cells[2].count("–") >= 5
 
 
-def test_the_distilled_row_is_marked(distilled, numbers):
-    html = render_report(distilled, numbers)
+def test_the_distilled_row_is_marked(html):
     assert re.search(r'<tr class="chosen">\s*<th scope="row">distilled</th>', html)
 
 
-def test_headline_names_the_number_and_the_stronger_one_hot(distilled, numbers):
-    said = headline(render_report(distilled, numbers))
+def test_headline_names_the_number_and_the_stronger_one_hot(html):
+    said = headline(html)
     assert said == (
         "12 images of digits with learned labels train a LeNet to 91.8 % — one-hot labels on the same "
         "images: 82.0 %, the best baseline (teacher scores): 88.9 %."
@@ -210,13 +208,13 @@ def test_without_numbers_it_says_how_to_get_them(distilled, make_record):
         assert "Soft labels" in html
 
 
-def test_a_record_read_from_json_makes_the_same_page(distilled, numbers):
+def test_a_record_read_from_json_makes_the_same_page(distilled, numbers, html):
     again = json.loads(json.dumps(numbers))
-    assert render_report(distilled, again) == render_report(distilled, numbers)
+    assert render_report(distilled, again) == html
 
 
-def test_the_same_input_makes_the_same_page(distilled, numbers):
-    assert render_report(distilled, numbers) == render_report(distilled, numbers)
+def test_the_same_input_makes_the_same_page(distilled, numbers, html):
+    assert render_report(distilled, numbers) == html
 
 
 def test_numbers_of_another_set_are_refused(distilled, numbers):
@@ -284,8 +282,8 @@ def test_snippets_run_as_printed(make_set, tmp_path, monkeypatch, space, loss, s
     assert ("mse_loss" if loss == "mse" else "cross_entropy") in snippets[1]
 
 
-def test_provenance_tells_everything(distilled, numbers):
-    html = unescape(render_report(distilled, numbers))
+def test_provenance_tells_everything(html):
+    html = unescape(html)
     for fact in (
         "sha256:abababababab…",
         'title="sha256:' + "ab" * 32,
@@ -316,15 +314,13 @@ def test_without_settings_to_choose_from(make_set):
     assert "Nothing: the settings were given." in render_report(make_set(chosen_from=[]), None)
 
 
-def test_no_template_leftovers(distilled, numbers, tmp_path: Path):
-    html = render_report(distilled, numbers)
+def test_no_template_leftovers(html):
     assert "{{" not in html
     assert "{%" not in html
     assert ">None<" not in html
 
 
-def test_only_the_pages_own_script_may_run(distilled, numbers):
-    html = render_report(distilled, numbers)
+def test_only_the_pages_own_script_may_run(html):
     script = re.search(r"<script>(.*?)</script>", html, re.DOTALL).group(1)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html).group(1))
@@ -333,8 +329,8 @@ def test_only_the_pages_own_script_may_run(distilled, numbers):
     assert "onclick" not in html
 
 
-def test_everything_an_evaluation_records_is_shown(distilled, everything):
-    html = unescape(render_report(distilled, everything))
+def test_everything_an_evaluation_records_is_shown(full_html):
+    html = unescape(full_html)
     for section in ("behaviour", "groups", "cost"):
         assert f'<section id="{section}"' in html
         assert f'href="#{section}"' in html
@@ -350,8 +346,8 @@ def test_everything_an_evaluation_records_is_shown(distilled, everything):
         assert f'id="{name}-7.6-' in html, name
 
 
-def test_a_way_of_training_that_diverged_is_called_that(distilled, everything):
-    cells = Page(render_report(distilled, everything)).rows
+def test_a_way_of_training_that_diverged_is_called_that(full_html):
+    cells = Page(full_html).rows
     (lost,) = [dict(zip(cells[0], found, strict=True)) for found in cells[1:] if "diverged" in found]
     assert lost["test\u00a0%"] == "diverged"
     assert lost["diverged"] == "4"

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from convexdistill.errors import UnknownNameError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,17 @@ def inside_transform(*tensors: Tensor) -> bool:
     if any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors):
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def never_compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """``torch.compiler.disable`` at each call, not at once: it imports torch._dynamo, which takes seconds."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        disabled: Callable[P, R] = torch.compiler.disable(function)
+        return disabled(*args, **kwargs)
+
+    return call
 
 
 def inside_dual_level() -> bool:

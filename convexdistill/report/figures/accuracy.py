@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from convexdistill.evaluate import Row
 from convexdistill.report.compare import DISTILLED
-from convexdistill.report.drawing import Canvas, Palette, Plot, bare
+from convexdistill.report.drawing import Canvas, Palette, Plot, bare, new_figure
 from convexdistill.report.words import label_name, percent, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # A panel: its title, and the rows in it.
 Panel = tuple[str, Sequence[Row]]
@@ -29,7 +32,7 @@ def accuracy(panels: Sequence[Panel]) -> Plot:
 
     def draw(canvas: Canvas) -> Figure:
         sizes = [len(rows) + (0.9 if len(panels) > 1 else 0.2) for _, rows in panels]
-        figure = Figure(figsize=(canvas.width, 0.34 * sum(sizes) + 0.55), layout="constrained")
+        figure = new_figure(canvas.width, 0.34 * sum(sizes) + 0.55)
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
         ends = _range(every)
         for ax, (title, rows) in zip(axes, panels, strict=True):
@@ -104,7 +107,7 @@ def flexibility(panels: Sequence[Panel]) -> Plot:
     def draw(canvas: Canvas) -> Figure:
         palette = canvas.palette
         sizes = [len(found) + (0.9 if len(kinds) > 1 else 0.2) for _, found in kinds]
-        figure = Figure(figsize=(canvas.width, 0.34 * sum(sizes) + 0.55), layout="constrained")
+        figure = new_figure(canvas.width, 0.34 * sum(sizes) + 0.55)
         axes = figure.subplots(len(kinds), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
         margin = 0.05 * max(max(every) - min(every), 4.0)
         for ax, (title, found) in zip(axes, kinds, strict=True):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from convexdistill.evaluate import Row
 from convexdistill.report.compare import DISTILLED
-from convexdistill.report.drawing import Canvas, Plot, bare
+from convexdistill.report.drawing import Canvas, Plot, bare, new_figure
 from convexdistill.report.words import fraction, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_PANELS = 6
 
@@ -30,7 +33,7 @@ def calibration(named: Sequence[tuple[str, Row]]) -> Plot | None:
         columns = min(len(shown), 2 if canvas.is_narrow else 3)
         lines = -(-len(shown) // columns)
         side = canvas.width / (2 if canvas.is_narrow else 3)
-        figure = Figure(figsize=(canvas.width, lines * side + 0.5), layout="constrained")
+        figure = new_figure(canvas.width, lines * side + 0.5)
         axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convexdistill.evaluate import Row
-from convexdistill.report.drawing import POSITIVE, Canvas, Plot
+from convexdistill.report.drawing import POSITIVE, Canvas, Plot, new_figure
 from convexdistill.report.words import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_PANELS = 6
 # With more classes than this, cells are too small for figures, and only some classes can be named.
@@ -33,7 +36,7 @@ def confusion(named: Sequence[tuple[str, Row]], classes: Sequence[str]) -> Plot 
         columns = 1 if canvas.is_narrow else min(len(shown), 2)
         lines = -(-len(shown) // columns)
         side = canvas.width / (1 if canvas.is_narrow else 2)
-        figure = Figure(figsize=(canvas.width, lines * (side + 0.45)), layout="constrained")
+        figure = new_figure(canvas.width, lines * (side + 0.45))
         axes = figure.subplots(lines, columns, squeeze=False)
         for ax in axes.flat[len(shown) :]:
             ax.set_axis_off()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from convexdistill.evaluate import Row
 from convexdistill.report.compare import DISTILLED
-from convexdistill.report.drawing import Canvas, Plot, bare
+from convexdistill.report.drawing import Canvas, Plot, bare, new_figure
 from convexdistill.report.words import percent, shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Lines differ in colour, in dashes and in markers, so that none of the three is needed.
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 3, 1, 3)))
@@ -29,7 +31,7 @@ def curves(named: Sequence[tuple[str, Row]]) -> Plot | None:
     def draw(canvas: Canvas) -> Figure:
         palette = canvas.palette
         lines = -(-len(shown) // (2 if canvas.is_narrow else 4))
-        figure = Figure(figsize=(canvas.width, 2.9 + 0.2 * lines), layout="constrained")
+        figure = new_figure(canvas.width, 2.9 + 0.2 * lines)
         ax = figure.subplots()
         for k, (name, row, points) in enumerate(shown):
             steps, means, stds = zip(*points, strict=True)

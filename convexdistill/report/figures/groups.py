@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from convexdistill.report.compare import DISTILLED
-from convexdistill.report.drawing import Canvas, Plot, bare
+from convexdistill.report.drawing import Canvas, Plot, bare, new_figure
 from convexdistill.report.words import shortened, signed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # A page can hold no more; the table has the others.
 _MOST = 60
@@ -31,7 +32,7 @@ def excess(subgroups: Sequence[Mapping[str, Any]], name: str = "groups") -> Plot
         palette = canvas.palette
         parts = [[row for row in rows if row["group"] == column][::-1] for column in columns]
         sizes = [len(part) + 0.9 for part in parts]
-        figure = Figure(figsize=(canvas.width, 0.26 * sum(sizes) + 0.6), layout="constrained")
+        figure = new_figure(canvas.width, 0.26 * sum(sizes) + 0.6)
         axes = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
         for ax, part, column in zip(axes, parts, columns, strict=True):
             for y, row in enumerate(part):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convexdistill.distilled import DistilledSet
-from convexdistill.report.drawing import NEGATIVE, POSITIVE, Canvas, Palette, Plot
+from convexdistill.report.drawing import NEGATIVE, POSITIVE, Canvas, Palette, Plot, new_figure
 from convexdistill.report.words import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MOST_GROUPS = 40
 
@@ -31,7 +33,7 @@ def heat_map(distilled: DistilledSet, name: str = "labels") -> Plot:
         palette, width = canvas.palette, canvas.width
         upright = classes * max(longest, 2) * 0.085 > width * 0.75
         height = float(np.clip(n * 0.085, 2.2, 7.0)) + 0.75 + (0.07 * longest if upright else 0.15)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = new_figure(width, height)
         bar, ax = figure.subplots(2, 1, height_ratios=[0.1, height - 0.8])
         ax.imshow(_coloured(labels, largest), aspect="auto", interpolation="none")
         every = -(-classes // int(width * 7))
@@ -88,6 +90,8 @@ def _group_ticks(ax: Axes, groups: NDArray[np.int64], names: Sequence[str], pale
 
 def _coloured(values: NDArray[np.floating], largest: float) -> NDArray[np.float64]:
     """RGBA of signed values: hue by sign, opacity by size."""
+    from matplotlib.colors import ListedColormap
+
     table = ListedColormap([NEGATIVE, POSITIVE])((values > 0).astype(int))
     table[..., 3] = np.clip(np.abs(values) / largest, 0, 1)
     return np.asarray(table, dtype=np.float64)

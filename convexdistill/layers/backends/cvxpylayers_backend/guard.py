@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from convexdistill.errors import BackendUnavailableError, NotConvergedError, UnsupportedError
-from convexdistill.layers.backends.base import inside_transform
+from convexdistill.layers.backends.base import inside_transform, never_compiled
 
 METHODS = ("auto", "moreau", "diffcp")
 CACHE_SIZE = 32
@@ -161,7 +161,7 @@ def derivative_arguments(solver: str, embedding: int) -> dict[str, Any]:
     return {} if solver == "moreau" else {"mode": "dense" if embedding <= 1000 else "lsqr"}
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@never_compiled
 def solve(layer: Compiled, *parameters: Tensor, on_failure: str = "raise") -> Tensor:
     """Solve a batch of programs, differentiable once in every parameter.
 
