@@ -228,22 +228,23 @@ def plans(moments: dict[str, Any]) -> list[str]:
             "--checkpoint ck.i --out part.i` on every core (whole tar files are divided, so make at least "
             "as many), "
             "then `moments merge part.* --out all`; or the same command under `torchrun`.",
+            "- `convexdistill distill --moments all --target FOLDER --base-size n` learns the labels: base images, "
+            "validation and test come from a folder of images of the same classes and size.",
             "- What a killed worker loses is at most the seconds since its last checkpoint.",
             "",
         ]
     return lines
 
 
-def main() -> None:
+def page() -> str:
+    """The page, from the records alone."""
     moments = read("moments")
     lines = [
         "# Performance",
         "",
-        "Written by `python benchmarks/performance.py` from `benchmarks/results/*.json`; every figure was "
-        "printed by the "
-        "command that stands beside it. Where the machine was shared, seconds on the clock say little; CPU "
-        "time and "
-        "ratios within one run say more.",
+        "Written by `python benchmarks/performance.py` from `benchmarks/results/*.json`; every figure is in the JSON "
+        "that the command beside it wrote, or follows from it. Where the machine was shared, seconds on the clock "
+        "say little; CPU time and ratios within one run say more.",
         "",
         *passes(moments),
         *scaling(read("scaling")),
@@ -251,7 +252,11 @@ def main() -> None:
         *model(moments),
         *plans(moments),
     ]
-    PAGE.write_text("\n".join(lines).rstrip() + "\n", "utf-8")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    PAGE.write_text(page(), "utf-8")
     print(f"wrote {PAGE}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from convexdistill import distill
 from convexdistill.data import ImageData, load
+from convexdistill.data.stream import STREAMED
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError, OutputError, UnknownNameError
@@ -20,6 +21,7 @@ from convexdistill.evaluate import DISTIL_SECONDS, EvaluationTable, Spent, cost,
 from convexdistill.features import NETWORKS, Pool, pool
 from convexdistill.files import write_json
 from convexdistill.moments import Moments, accumulate
+from convexdistill.moments.differences import differences
 from convexdistill.report import write_report
 from convexdistill.select import USES_MOMENTS, check, choose
 
@@ -249,7 +251,19 @@ def _moments(job: Job, target: ImageData) -> Moments:
             "(convexdistill moments merge)"
         )
     summed = {part.partition("#")[0] for part in moments.target["parts"]}
-    if target.fingerprint not in summed or moments.target["split"] != target.split:
+    if all(part.startswith(STREAMED) for part in summed):
+        # Images that went by have no fingerprint to know them by: what must fit is what the solve reads.
+        for name, found, wanted in (
+            ("classes", moments.target["classes"], list(target.classes)),
+            ("image shape", moments.target["shape"], list(target.shape)),
+        ):
+            if found != wanted:
+                raise InvalidInputError(
+                    f"the {name} of the stream in {job.moments} and of --target {job.target!r} differ "
+                    f"({differences(found, wanted)}); name a --target with the same: base images, validation and "
+                    "test come from it"
+                )
+    elif target.fingerprint not in summed or moments.target["split"] != target.split:
         raise InvalidInputError(
             f"{job.moments} holds moments of {moments.target['name']!r} ({moments.target['split']}), not of "
             f"the train split of {job.target!r}; name the --target they were accumulated from"

@@ -109,11 +109,12 @@ def _target(name: str, whole_folder: bool, classes: str | None, root: str | None
     if classes is None or classes.isdigit():
         return stream(name, classes=None if classes is None else int(classes))
     try:
-        return stream(name, classes=Path(classes).read_text("utf-8").split("\n"))
+        lines = Path(classes).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(
             f"--classes {classes!r} is neither a number nor a file of names, one a line ({error})"
         ) from error
+    return stream(name, classes=[line.strip() for line in lines if line.strip()])
 
 
 def _checkpoints(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,6 +38,26 @@ def test_moments_of_other_data_are_refused(tmp_path) -> None:
     with pytest.raises(InvalidInputError, match="name the --target"):
         job.run(job.Job(moments=tmp_path / "other.st", out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_moments_of_a_stream_go_on_to_a_distilled_set(tmp_path) -> None:
+    def some():
+        yield from zip(TRAIN.images, TRAIN.labels.tolist(), strict=True)
+
+    passed = cd.data.stream(some, classes=TRAIN.classes, name="passing by")
+    cd.accumulate(POOL, passed).save(path := tmp_path / "stream.st")
+    common = {"moments": path, "base_size": 20, "gamma": 0.1, "label_scale": 8.0, "evaluate": False}
+    distilled = job.run(job.Job(**common, out=tmp_path / "out")).distilled
+    direct = cd.distill.closed_form(
+        MOMENTS, cd.select.choose(TRAIN, 20), cd.data.load("digits", "validation"), gamma=0.1, label_scale=8.0
+    )
+    assert distilled.manifest["target"]["name"] == "passing by"
+    torch.testing.assert_close(distilled.labels, direct.labels, rtol=0, atol=1e-4)
+    other = cd.data.load((TRAIN.images, TRAIN.labels % 3), name="three")
+    np.savez(tmp_path / "three.npz", images=other.images.numpy(), labels=other.labels.numpy())
+    with pytest.raises(InvalidInputError, match="the classes of the stream in"):
+        job.run(job.Job(**common, target=str(tmp_path / "three.npz"), out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_pool_that_contradicts_the_moments_is_refused(tmp_path) -> None:

@@ -38,6 +38,9 @@ class Reader(Protocol):
         ...
 
 
+STREAMED = "stream:"  # how the fingerprint of images begins that nobody has seen as a whole
+
+
 @dataclass(frozen=True)
 class ImageStream:
     """Labelled images that are read in order, in memory that does not depend on their number.
@@ -143,7 +146,7 @@ def from_memory(data: ImageData) -> ImageStream:
 
 def fingerprint_of(*facts: object) -> str:
     """SHA-256 over the text of some facts."""
-    return f"stream:sha256:{hashlib.sha256(repr(facts).encode()).hexdigest()}"
+    return f"{STREAMED}sha256:{hashlib.sha256(repr(facts).encode()).hexdigest()}"
 
 
 def read_ahead(items: Iterator[T], depth: int = 4) -> Generator[T, None, None]:

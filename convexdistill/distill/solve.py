@@ -28,7 +28,7 @@ from torch import Tensor
 
 from convexdistill import layers, progress
 from convexdistill.distill.outer import OuterTerm
-from convexdistill.errors import NotConvergedError, NumericalWarning, ParameterRangeError
+from convexdistill.errors import NotConvergedError, ParameterRangeError, PerformanceWarning
 
 LEAST_MEMORY = 1 << 20  # bytes below which chunks are not halved any more
 
@@ -75,7 +75,20 @@ def label_system(terms: Sequence[OuterTerm], device: torch.device | None = None)
         terms: see :func:`convexdistill.distill.outer.outer_terms`.
         device: where to solve, one that has float64; default the CPU. The system takes 8·n·Σ(d_k + 1) bytes there,
             and its solve 8·min(n, Σ(d_k + 1))² more: 1 GB for n = 50,000 and five extractors of 512 features.
+            Where that is too much the CPU is taken, with a ``PerformanceWarning``.
     """
+    try:
+        return _label_system(terms, device)
+    except torch.OutOfMemoryError:
+        if device is None or device.type == "cpu":
+            raise
+    warnings.warn(
+        f"out of memory on {device}: the label solve goes on on the CPU", PerformanceWarning, stacklevel=2
+    )
+    return _label_system(terms, None)
+
+
+def _label_system(terms: Sequence[OuterTerm], device: torch.device | None) -> LabelSystem:
     share = 1 / math.sqrt(len(terms))
     placed = [term if device is None else term.to(device) for term in terms]
     design = torch.cat([_response(term) for term in placed]) * share
@@ -93,7 +106,7 @@ def _response(term: OuterTerm) -> Tensor:
         return layers.kernel_ridge(kernel, term.features @ term.root.T, term.lam).weight.T
     # Q M = ((ΦᵀΦ + λI)⁻¹Qᵀ)ᵀ Φᵀ. A ridge head pulled towards Qᵀ/λ by labels of zero is (ΦᵀΦ + λI)⁻¹Qᵀ, so the
     # layer solves this as well, and checks it; nothing here is n×n, so n may be 50,000.
-    nothing = torch.zeros(n, r, dtype=torch.float64)
+    nothing = term.features.new_zeros(n, r)
     pulled = layers.ridge(term.features, nothing, term.lam, prior=term.root.T / term.lam).weight
     return (term.features @ pulled).T
 
@@ -127,7 +140,7 @@ def _ridge_that_fits(design: Tensor, wanted: Tensor, lam: float) -> layers.Linea
         memory //= 2
         warnings.warn(
             f"out of memory on {design.device}: the label solve goes on in chunks of {memory:,} bytes",
-            NumericalWarning,
+            PerformanceWarning,
             stacklevel=3,
         )
         try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convexdistill.errors import FileFormatError, InvalidInputError
 from convexdistill.files import read_tensors, write_tensors
+from convexdistill.moments.differences import differences
 
 KIND = "moments-checkpoint"
 FORMAT_VERSION = 1
@@ -51,16 +52,12 @@ class Checkpoint:
         tensors, manifest = read_tensors(self.path, kind=KIND, version=FORMAT_VERSION)
         try:
             found, images = manifest["settings"], int(manifest["images"])
-            differences = [
-                f"{key}: {_short(found.get(key))} there, {_short(value)} now"
-                for key, value in self.settings.items()
-                if found.get(key) != value
-            ]
+            differ = differences({key: found.get(key) for key in self.settings}, self.settings)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{self.path} lacks a part that a checkpoint has: {error}; delete it") from error
-        if differences:
+        if differ:
             raise InvalidInputError(
-                f"{self.path} is the checkpoint of another pass ({'; '.join(differences)}); go on with the same "
+                f"{self.path} is the checkpoint of another pass ({differ}); go on with the same "
                 "settings, or name another checkpoint, or delete it"
             )
         return images, tensors
@@ -76,8 +73,3 @@ class Checkpoint:
         write_tensors(self.path, state, manifest)
         end = time.monotonic()
         self.due = end + max(self.every, (end - start) / LARGEST_SHARE)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 90 else f"{text[:60]} … {text[-28:]}"

@@ -17,6 +17,7 @@ from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, S
 from convexdistill.features.network import output_features
 from convexdistill.files import read_tensors, write_tensors
 from convexdistill.moments import parts
+from convexdistill.moments.differences import differences
 
 KIND = "moments"
 FORMAT_VERSION = 1
@@ -107,9 +108,8 @@ class Moments:
         Raises:
             InvalidInputError: different pools, preprocessing, classes or shapes, or a part that is in both.
         """
-        mine, theirs = self._identity(), other._identity()
-        if differing := [key for key in mine if mine[key] != theirs[key]]:
-            raise InvalidInputError(f"these moments do not belong together: they differ in {', '.join(differing)}")
+        if differ := differences(self._identity(), other._identity()):
+            raise InvalidInputError(f"these moments do not belong together ({differ})")
         if clash := parts.overlapping(self.target["parts"], other.target["parts"]):
             raise InvalidInputError(f"images would be counted twice: {clash[0]} and {clash[1]} overlap")
         together = parts.joined([*self.target["parts"], *other.target["parts"]])

@@ -54,7 +54,9 @@ class Sums:
                 len(values), self._rows[k].shape[1], dtype=torch.float64, device=self.device
             )
         rows: Tensor = self._rows[k][: len(values)]
-        rows[:, :-1].copy_(values, non_blocking=True)
+        # To the CPU it must wait: what is summed there is read at once. It comes in its own precision, since a
+        # device without float64 cannot make it.
+        rows[:, :-1].copy_(values.cpu() if self.device.type == "cpu" else values, non_blocking=True)
         return rows
 
     def not_finite(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from convexdistill.data import ImageData, ImageStream, Preprocessing, stream
@@ -18,6 +19,7 @@ def accumulate_tasks(
     *,
     shards: int,
     preprocessing: Preprocessing | None = None,
+    checkpoint: str | Path | None = None,
     **options: Any,
 ) -> Any:
     """A ``dask.delayed`` value of the moments: one task a shard, and a tree of merges.
@@ -31,6 +33,8 @@ def accumulate_tasks(
             can read, not images in memory, where there are many.
         shards: the number of tasks; a few for each worker even out their speeds.
         preprocessing: as for ``accumulate``; fitted here, once, where it is not given.
+        checkpoint: as for ``accumulate``; every task has a file of its own, this name and ``.I-of-M``, where all
+            workers can read and write it.
         options: the other options of ``accumulate``.
 
     Raises:
@@ -56,9 +60,14 @@ def accumulate_tasks(
     # One node of the graph holds pool and target, so that they travel once a worker, not once a task.
     one = functools.partial(accumulate, tuple(pool), source, preprocessing=ready, **options)
     job = delayed(one, name=f"accumulate-{source.fingerprint[-12:]}-{id(one)}", traverse=False, pure=False)
-    parts = [job(shard=(i, shards)) for i in range(shards)]
+    parts = [job(shard=(i, shards), **_own(checkpoint, i, shards)) for i in range(shards)]
     merge = delayed(Moments.merge, traverse=False)
     while len(parts) > 1:
         pairs = [merge(a, b) for a, b in zip(parts[::2], parts[1::2], strict=False)]
         parts = pairs + parts[2 * len(pairs) :]
     return parts[0]
+
+
+def _own(checkpoint: str | Path | None, index: int, count: int) -> dict[str, str]:
+    """The checkpoint of a task, where one was asked for."""
+    return {} if checkpoint is None else {"checkpoint": f"{checkpoint}.{index}-of-{count}"}

@@ -75,7 +75,10 @@ def accumulate_together(
         )
     sums = [*mine.gram, *mine.cross, mine.counts.double()]
     flat = torch.cat([values.flatten() for values in sums])
+    if dist.get_backend() == dist.Backend.NCCL:  # a group of the caller's own that knows no CPU
+        flat = flat.to(_own_device())
     dist.all_reduce(flat)
+    flat = flat.cpu()
     totals = [
         part.view(values.shape) for part, values in zip(flat.split([v.numel() for v in sums]), sums, strict=True)
     ]

@@ -18,7 +18,7 @@ from convexdistill.distill import solve as solve_module
 from convexdistill.distill.crosscheck import LARGEST, cross_check
 from convexdistill.distill.outer import outer_terms, teacher_scores
 from convexdistill.distill.solve import descend_labels, label_system, solve_labels
-from convexdistill.errors import NotConvergedError, NumericalWarning
+from convexdistill.errors import NotConvergedError, PerformanceWarning
 from convexdistill.features import ModuleSpec, extract, pool
 from convexdistill.moments import accumulate
 from convexdistill.select import choose
@@ -282,13 +282,13 @@ def test_a_solve_that_runs_out_of_memory_goes_on_in_halved_chunks(monkeypatch):
     monkeypatch.setattr(solve_module.layers, "ridge", no_memory)
     monkeypatch.setattr(solve_module.layers, "ridge_in_chunks", small_device)
     monkeypatch.setattr(solve_module, "LEAST_MEMORY", 100)
-    with pytest.warns(NumericalWarning, match="out of memory on cpu: the label solve goes on in chunks of"):
+    with pytest.warns(PerformanceWarning, match="out of memory on cpu: the label solve goes on in chunks of"):
         labels, certificate = solve_labels(system, 0.1)
     assert [first // second for first, second in pairwise(asked)] == [2, 2]
     torch.testing.assert_close(labels, expected, rtol=0, atol=1e-9)
     assert certificate["residual"] < 1e-9
     monkeypatch.setattr(solve_module.layers, "ridge_in_chunks", no_memory)
-    with pytest.warns(NumericalWarning), pytest.raises(torch.OutOfMemoryError):
+    with pytest.warns(PerformanceWarning), pytest.raises(torch.OutOfMemoryError):
         solve_labels(system, 0.1)
 
 
@@ -296,3 +296,33 @@ def test_terms_move_to_a_device_as_they_are():
     moved = label_system(TERMS, torch.device("cpu"))
     assert torch.equal(moved.design, SYSTEM.design)
     assert TERMS[0].to(torch.device("meta")).root.is_meta
+
+
+def test_where_the_device_is_too_small_the_cpu_goes_on(monkeypatch):
+    real = solve_module._label_system
+
+    def small(terms, device):
+        if device is not None:
+            raise torch.OutOfMemoryError("no memory")
+        return real(terms, None)
+
+    monkeypatch.setattr(solve_module, "_label_system", small)
+    with pytest.warns(PerformanceWarning, match="out of memory on cuda:0: the label solve goes on on the CPU"):
+        system = label_system(TERMS, torch.device("cuda:0"))
+    assert torch.equal(system.design, SYSTEM.design)
+
+
+def test_all_that_a_solve_reads_is_on_the_device_of_the_features(monkeypatch):
+    class ReadError(Exception):
+        pass
+
+    def ridge(features, labels, lam, prior):
+        assert {features.device, labels.device, prior.device} == {torch.device("meta")}
+        raise ReadError
+
+    monkeypatch.setattr(solve_module.layers, "ridge", ridge)
+    few = len(TERMS[0].root) - 1  # fewer features than base examples: the road of large base sets
+    term = dataclasses.replace(TERMS[0], root=TERMS[0].root[:few], features=TERMS[0].features[: few + 1])
+    assert len(term.features) > len(term.root)
+    with pytest.raises(ReadError):
+        label_system([term], torch.device("meta"))

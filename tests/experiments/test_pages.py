@@ -33,3 +33,10 @@ def test_help_teaches(experiment, capsys):
     shown = capsys.readouterr().out
     assert "--quick" in shown
     assert f"experiments/{experiment.name}.py" in shown
+
+
+def test_the_page_of_performance_follows_from_the_benchmarks(monkeypatch):
+    root = _records.RESULTS.parent.parent
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    written = importlib.import_module("performance").page()
+    assert (root / "docs" / "performance.md").read_text("utf-8") == written

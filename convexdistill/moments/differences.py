@@ -1,0 +1,48 @@
+"""What two records of settings differ in, short enough for a message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MOST, LONGEST = 4, 90  # differences, and letters of a value
+
+
+def differences(found: Any, wanted: Any) -> str:
+    """Where two JSON values differ, and how: the deepest places, not the whole texts around them.
+
+    Args:
+        found: what is there.
+        wanted: what is asked for now.
+
+    Example:
+        >>> differences({"pool": [{"width": 8, "seed": 1}]}, {"pool": [{"width": 16, "seed": 1}]})
+        'pool[0].width: 8 there, 16 now'
+        >>> differences([1, 2], [1])
+        '[1]: 2 there, none now'
+    """
+    listed = list(_apart(found, wanted, ""))
+    more = [f"and {len(listed) - MOST} more"] if len(listed) > MOST else []
+    return "; ".join([*listed[:MOST], *more])
+
+
+def _apart(found: Any, wanted: Any, path: str) -> Iterator[str]:
+    if found == wanted:
+        return
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for key in dict.fromkeys([*found, *wanted]):
+            yield from _apart(found.get(key), wanted.get(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(found, list) and isinstance(wanted, list):
+        for i in range(max(len(found), len(wanted))):
+            one, other = (values[i] if i < len(values) else None for values in (found, wanted))
+            yield from _apart(one, other, f"{path}[{i}]")
+    else:
+        yield f"{path}: {_short(found)} there, {_short(wanted)} now"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 30]} … {text[-27:]}"
