@@ -228,8 +228,8 @@ def plans(moments: dict[str, Any]) -> list[str]:
             "--checkpoint ck.i --out part.i` on every core (whole tar files are divided, so make at least "
             "as many), "
             "then `moments merge part.* --out all`; or the same command under `torchrun`.",
-            "- `convexdistill distill --moments all --target FOLDER --base-size n` learns the labels: base images, "
-            "validation and test come from a folder of images of the same classes and size.",
+            "- `convexdistill distill --moments all --target FOLDER --base-size n` learns the labels: base "
+            "images, validation and test come from a folder of images of the same classes and size.",
             "- What a killed worker loses is at most the seconds since its last checkpoint.",
             "",
         ]
@@ -242,8 +242,8 @@ def page() -> str:
     lines = [
         "# Performance",
         "",
-        "Written by `python benchmarks/performance.py` from `benchmarks/results/*.json`; every figure is in the JSON "
-        "that the command beside it wrote, or follows from it. Where the machine was shared, seconds on the clock "
+        "Written by `python benchmarks/performance.py` from `benchmarks/results/*.json`; every figure is in the "
+        "JSON that the command beside it wrote, or follows from it. Where the machine was shared, seconds on the clock "
         "say little; CPU time and ratios within one run say more.",
         "",
         *passes(moments),
