@@ -243,8 +243,8 @@ def page() -> str:
         "# Performance",
         "",
         "Written by `python benchmarks/performance.py` from `benchmarks/results/*.json`; every figure is in the "
-        "JSON that the command beside it wrote, or follows from it. Where the machine was shared, seconds on the clock "
-        "say little; CPU time and ratios within one run say more.",
+        "JSON that the command beside it wrote, or follows from it. Where the machine was shared, seconds on the "
+        "clock say little; CPU time and ratios within one run say more.",
         "",
         *passes(moments),
         *scaling(read("scaling")),
