@@ -23,13 +23,13 @@ BASE = select.choose(DIGITS, size=20, seed=0)
 
 # What a user would write, with a worker that dies in the middle of its first life.
 SCRIPT = """
-import os, signal, sys
+import os, signal
 import torch
 import convexdistill as cd
 from convexdistill.moments.checkpoint import Checkpoint
 from convexdistill.moments.workers import accumulate_together, process_group
 
-die = sys.argv[1] == "die" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1"
+die = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "1"
 write = Checkpoint.write
 def write_then_die(self, images, state):
     write(self, images, state)
@@ -61,31 +61,55 @@ def same_labels(moments: Moments) -> bool:
     return float((labels(moments) - expected).norm() / expected.norm()) < 1e-8
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("workers", "how"), [(2, "die"), (4, "live")])
-def test_workers_give_the_labels_of_one_process(tmp_path: Path, workers: int, how: str) -> None:
-    (tmp_path / "sum.py").write_text(SCRIPT)
+def torchrun(folder: Path, workers: int, *command: str) -> str:
+    """What a launch of so many workers prints."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-    command = [*launcher, "--max-restarts", "1", "--monitor-interval", "0.1", "sum.py", how]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    options = ["--max-restarts", "1", "--monitor-interval", "0.1"]
+    done = subprocess.run(
+        [*launcher, *options, *command], cwd=folder, capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert ("after a restart" in done.stdout) == (how == "die")
-    for rank in range(workers):
-        moments = Moments.load(tmp_path / f"moments.{rank}")
-        assert moments.target == WHOLE.target
-        assert moments.images == len(DIGITS)
-        assert difference(moments, WHOLE) <= 1e-12
+    return done.stdout
+
+
+def are_whole(moments: Moments) -> None:
+    assert moments.target == WHOLE.target
+    assert moments.images == len(DIGITS)
+    assert difference(moments, WHOLE) <= 1e-12
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path: Path) -> None:
+    (tmp_path / "sum.py").write_text(SCRIPT)
+    assert "after a restart" in torchrun(tmp_path, 2, "sum.py")
+    found = [Moments.load(tmp_path / f"moments.{rank}") for rank in range(2)]
+    for moments in found:
+        are_whole(moments)
+    assert same_labels(found[0])
+
+
+@pytest.mark.timeout(300)
+def test_the_command_divides_the_images_among_four_workers(tmp_path: Path) -> None:
+    said = torchrun(
+        tmp_path, 4, "-m", "convexdistill", "moments", "accumulate", "--width", "8", "--pool-size", "2",
+        "--checkpoint", "ck", "--out", "all.st",
+    )  # fmt: skip
+    assert said.count("wrote all.st: 1258 images") == 1
+    moments = Moments.load(tmp_path / "all.st")
+    are_whole(moments)
     assert same_labels(moments)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["all.st"]
 
 
-def test_a_task_graph_gives_the_labels_of_one_process() -> None:
+def test_a_task_graph_gives_the_labels_of_one_process(tmp_path: Path) -> None:
     pytest.importorskip("dask", reason="the extra dask is not installed")
-    graph = accumulate_tasks(POOL, DIGITS, shards=5)
+    graph = accumulate_tasks(POOL, DIGITS, shards=5, checkpoint=tmp_path / "ck", every=0.0, batch_size=64)
     assert len([key for key in graph.dask if "merge" in str(key)]) == 4
     moments = graph.compute(scheduler="processes", num_workers=2)
     assert moments.target == WHOLE.target
     assert difference(moments, WHOLE) <= 1e-12
     assert same_labels(moments)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"ck.{i}-of-5" for i in range(5)]
     with pytest.raises(ParameterRangeError, match="shards"):
         accumulate_tasks(POOL, DIGITS, shards=0)
 
