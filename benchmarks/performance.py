@@ -229,7 +229,7 @@ def plans(moments: dict[str, Any]) -> list[str]:
             "as many), "
             "then `moments merge part.* --out all`; or the same command under `torchrun`.",
             "- `convexdistill distill --moments all --target FOLDER --base-size n` learns the labels: base "
-            "images, validation and test come from a folder of images of the same class names and size "
+            "images, validation and test come from a folder of other images, of the same class names and size "
             "(`--classes` takes a file of names, too).",
             "- What a killed worker loses is at most the seconds since its last checkpoint.",
             "",

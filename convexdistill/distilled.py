@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from convexdistill.data import Preprocessing
+from convexdistill.data.stream import STREAMED
 from convexdistill.device import resolve_device
 from convexdistill.errors import FileFormatError, InvalidInputError, NonFiniteInputError
 from convexdistill.features import Shape, build_network
@@ -102,8 +103,13 @@ class DistilledSet:
 
     @property
     def is_cross(self) -> bool:
-        """Whether the images come from another data set than the labels' classes."""
+        """Whether the images come from another data set than the labels' classes.
+
+        What a stream held nobody can compare: there it is whether the classes are others.
+        """
         parts = self.manifest["target"]["parts"]
+        if all(part.startswith(STREAMED) for part in parts):  # nobody has seen these images as a whole
+            return list(self.manifest["source"]["classes"]) != list(self.classes)
         return self.manifest["source"]["fingerprint"] not in {part.partition("#")[0] for part in parts}
 
     @property

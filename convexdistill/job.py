@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convexdistill import distill
-from convexdistill.data import ImageData, load
+from convexdistill.data import ImageData, load, stream
 from convexdistill.data.stream import STREAMED
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet
@@ -263,6 +263,15 @@ def _moments(job: Job, target: ImageData) -> Moments:
                     f"({differences(found, wanted)}); name a --target with the same: base images, validation and "
                     "test come from it"
                 )
+        if Path(job.target).is_dir():
+            whole = stream(job.target, shape=target.shape)
+            if whole.fingerprint in summed:
+                raise InvalidInputError(
+                    f"{job.moments} holds all images of {job.target}, those of its test split as well: accumulate "
+                    "without --stream, or name a --target of images that were not streamed"
+                )
+        # Base images, validation and test are --target's, and so is the name to find them by.
+        moments = replace(moments, target={**moments.target, "name": target.name})
     elif target.fingerprint not in summed or moments.target["split"] != target.split:
         raise InvalidInputError(
             f"{job.moments} holds moments of {moments.target['name']!r} ({moments.target['split']}), not of "

@@ -114,7 +114,14 @@ def _target(name: str, whole_folder: bool, classes: str | None, root: str | None
         raise InvalidInputError(
             f"--classes {classes!r} is neither a number nor a file of names, one a line ({error})"
         ) from error
-    return stream(name, classes=[line.strip() for line in lines if line.strip()])
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        raise InvalidInputError(
+            f"--classes {classes!r}: line {names.index('') + 1} is empty, and would be a class"
+        )
+    return stream(name, classes=names)
 
 
 def _checkpoints(path: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import convexdistill as cd
@@ -46,18 +47,34 @@ def test_moments_of_a_stream_go_on_to_a_distilled_set(tmp_path) -> None:
 
     passed = cd.data.stream(some, classes=TRAIN.classes, name="passing by")
     cd.accumulate(POOL, passed).save(path := tmp_path / "stream.st")
-    common = {"moments": path, "base_size": 20, "gamma": 0.1, "label_scale": 8.0, "evaluate": False}
-    distilled = job.run(job.Job(**common, out=tmp_path / "out")).distilled
+    common = {"moments": path, "base_size": 20, "gamma": 0.1, "label_scale": 8.0}
+    result = job.run(job.Job(**common, repeats=1, out=tmp_path / "out"))
+    distilled = result.distilled
+    assert result.table is not None
+    assert "one-hot" in [row.labels for row in result.table]  # classes are the same: not across data sets
+    assert not distilled.is_cross
     direct = cd.distill.closed_form(
         MOMENTS, cd.select.choose(TRAIN, 20), cd.data.load("digits", "validation"), gamma=0.1, label_scale=8.0
     )
-    assert distilled.manifest["target"]["name"] == "passing by"
+    assert distilled.manifest["target"]["name"] == "digits"  # where whoever evaluates the file finds the rest
     torch.testing.assert_close(distilled.labels, direct.labels, rtol=0, atol=1e-4)
     other = cd.data.load((TRAIN.images, TRAIN.labels % 3), name="three")
     np.savez(tmp_path / "three.npz", images=other.images.numpy(), labels=other.labels.numpy())
     with pytest.raises(InvalidInputError, match="the classes of the stream in"):
         job.run(job.Job(**common, target=str(tmp_path / "three.npz"), out=tmp_path / "other"))
     assert not (tmp_path / "other").exists()
+
+
+def test_moments_of_a_whole_folder_do_not_go_on_with_its_test_images(tmp_path) -> None:
+    for k, image in enumerate(TRAIN.images[:60, 0]):
+        place = tmp_path / "folder" / str(int(TRAIN.labels[k]))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.numpy()).save(place / f"{k}.png")
+    folder = str(tmp_path / "folder")
+    cd.accumulate(POOL, cd.data.stream(folder)).save(path := tmp_path / "whole.st")
+    with pytest.raises(InvalidInputError, match="those of its test split as well"):
+        job.run(job.Job(moments=path, target=folder, base_size=10, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pool_that_contradicts_the_moments_is_refused(tmp_path) -> None:

@@ -52,7 +52,9 @@ class Checkpoint:
         tensors, manifest = read_tensors(self.path, kind=KIND, version=FORMAT_VERSION)
         try:
             found, images = manifest["settings"], int(manifest["images"])
-            differ = differences({key: found.get(key) for key in self.settings}, self.settings)
+            differ = differences(
+                {key: value for key, value in found.items() if key in self.settings}, self.settings
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileFormatError(f"{self.path} lacks a part that a checkpoint has: {error}; delete it") from error
         if differ:

@@ -6,43 +6,47 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_ABSENT = object()
 MOST, LONGEST = 4, 90  # differences, and letters of a value
 
 
-def differences(found: Any, wanted: Any) -> str:
+def differences(found: Any, wanted: Any, places: tuple[str, str] = ("there", "now")) -> str:
     """Where two JSON values differ, and how: the deepest places, not the whole texts around them.
 
     Args:
         found: what is there.
         wanted: what is asked for now.
+        places: what to call the two.
 
     Example:
         >>> differences({"pool": [{"width": 8, "seed": 1}]}, {"pool": [{"width": 16, "seed": 1}]})
         'pool[0].width: 8 there, 16 now'
         >>> differences([1, 2], [1])
-        '[1]: 2 there, none now'
+        '[1]: 2 there, nothing now'
     """
-    listed = list(_apart(found, wanted, ""))
+    listed = list(_apart(found, wanted, "", places))
     more = [f"and {len(listed) - MOST} more"] if len(listed) > MOST else []
     return "; ".join([*listed[:MOST], *more])
 
 
-def _apart(found: Any, wanted: Any, path: str) -> Iterator[str]:
+def _apart(found: Any, wanted: Any, path: str, places: tuple[str, str]) -> Iterator[str]:
     if found == wanted:
         return
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys([*found, *wanted]):
-            yield from _apart(found.get(key), wanted.get(key), f"{path}.{key}" if path else str(key))
+            yield from _apart(
+                found.get(key, _ABSENT), wanted.get(key, _ABSENT), f"{path}.{key}" if path else str(key), places
+            )
     elif isinstance(found, list) and isinstance(wanted, list):
         for i in range(max(len(found), len(wanted))):
-            one, other = (values[i] if i < len(values) else None for values in (found, wanted))
-            yield from _apart(one, other, f"{path}[{i}]")
+            one, other = (values[i] if i < len(values) else _ABSENT for values in (found, wanted))
+            yield from _apart(one, other, f"{path}[{i}]", places)
     else:
-        yield f"{path}: {_short(found)} there, {_short(wanted)} now"
+        yield f"{path}: {_short(found)} {places[0]}, {_short(wanted)} {places[1]}"
 
 
 def _short(value: Any) -> str:
-    if value is None:
-        return "none"
+    if value is _ABSENT:
+        return "nothing"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 30]} … {text[-27:]}"

@@ -108,7 +108,7 @@ class Moments:
         Raises:
             InvalidInputError: different pools, preprocessing, classes or shapes, or a part that is in both.
         """
-        if differ := differences(self._identity(), other._identity()):
+        if differ := differences(self._identity(), other._identity(), ("here", "in the other")):
             raise InvalidInputError(f"these moments do not belong together ({differ})")
         if clash := parts.overlapping(self.target["parts"], other.target["parts"]):
             raise InvalidInputError(f"images would be counted twice: {clash[0]} and {clash[1]} overlap")

@@ -34,7 +34,7 @@ def accumulate_tasks(
         shards: the number of tasks; a few for each worker even out their speeds.
         preprocessing: as for ``accumulate``; fitted here, once, where it is not given.
         checkpoint: as for ``accumulate``; every task has a file of its own, this name and ``.I-of-M``, where all
-            workers can read and write it.
+            workers can read and write it. They stay; delete them when the moments are saved.
         options: the other options of ``accumulate``.
 
     Raises:

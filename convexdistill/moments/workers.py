@@ -76,7 +76,7 @@ def accumulate_together(
     sums = [*mine.gram, *mine.cross, mine.counts.double()]
     flat = torch.cat([values.flatten() for values in sums])
     if dist.get_backend() == dist.Backend.NCCL:  # a group of the caller's own that knows no CPU
-        flat = flat.to(_own_device())
+        flat = flat.cuda()  # the device that all_gather_object has used above
     dist.all_reduce(flat)
     flat = flat.cpu()
     totals = [

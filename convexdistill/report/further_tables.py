@@ -110,18 +110,25 @@ def tried(one: Entry) -> Table | None:
     if not records:
         return None
     recipe = one.distilled.recipe
-    taken = {**one.distilled.manifest, "label_scale": recipe.label_scale, "steps": recipe.steps}
-    keys = ("prior", "gamma", "label_scale", "logit_scale", "steps")
-    names = {"prior": "prior", "gamma": "γ", "label_scale": "label scale", "steps": "steps"}
-    shown = [key for key in names if key != "prior" or "prior" in records[0]]
+    manifest = one.distilled.manifest
+    taken = {
+        **manifest,
+        "label_scale": recipe.label_scale,
+        "steps": recipe.steps,
+        "labels": manifest.get("labels_taken"),
+    }
+    keys = ("prior", "gamma", "label_scale", "logit_scale", "steps", "labels")
+    names = {"labels": "labels", "prior": "prior", "gamma": "γ", "label_scale": "label scale", "steps": "steps"}
+    texts = ("labels", "prior")
+    shown = [key for key in names if key not in texts or key in records[0]]
     lines = []
     for record in records:
         cells = [
-            Cell(record.get(key, words.DASH)) if key == "prior" else Cell(words.number(v := record.get(key)), v)
+            Cell(record.get(key, words.DASH)) if key in texts else Cell(words.number(v := record.get(key)), v)
             for key in shown
         ]
         mean = record.get("validation_mean")
         chosen = all(record.get(key) == taken.get(key) for key in keys if key in record)
         lines.append(Line((*cells, Cell(words.percent(mean), mean)), chosen))
-    head = (*(Heading(names[key], key != "prior") for key in shown), Heading("validation %"))
+    head = (*(Heading(names[key], key not in texts) for key in shown), Heading("validation %"))
     return Table("tried", "Settings that were tried; the marked one was taken.", head, tuple(lines))

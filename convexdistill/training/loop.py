@@ -55,9 +55,9 @@ def train_together(
         >>> train_together([net], torch.rand(6, 1, 2, 2), torch.rand(1, 6, 2), [Recipe("mse")], [0],
         ...                steps=5)
     """
-    cohorts = _cohorts(networks, images, recipes[0])
-    with progress.task(description, total=steps * len(cohorts)) as advance:
-        for members, joint in cohorts:
+    groups = _cohorts(networks, images, recipes[0])
+    with progress.task(description, total=steps * len(groups)) as advance:
+        for members, joint in groups:
             joint.to(images.device)
             _train(
                 joint,

@@ -124,7 +124,7 @@ def test_other_settings_are_refused_with_the_difference(tmp_path, whole):
     ]:
         with pytest.raises(InvalidInputError, match=says):
             run(path, **options)
-    with pytest.raises(InvalidInputError, match=r"pool\[1\]: \{.* there, none now"):
+    with pytest.raises(InvalidInputError, match=r"pool\[1\]: \{.* there, nothing now"):
         accumulate(POOL[:1], stream(slow, classes=10, name="slow"), checkpoint=path, batch_size=20)
     with pytest.raises(InvalidInputError, match=r"name: .*slow.* there, .*other.* now; parts\[0\]"):
         accumulate(

@@ -132,9 +132,9 @@ def test_moments_that_do_not_belong_together_say_why():
         "shape": accumulate(POOL, dataclasses.replace(rest, images=rest.images[..., :7]), preprocessing=PREPARE),
     }
     for key, other in others.items():
-        with pytest.raises(InvalidInputError, match=rf"\({key}.* there, .* now(; and \d+ more)?\)$"):
+        with pytest.raises(InvalidInputError, match=rf"\({key}.* here, .* in the other(; and \d+ more)?\)$"):
             first.merge(other)
-        with pytest.raises(InvalidInputError, match=rf"\({key}.* there, .* now(; and \d+ more)?\)$"):
+        with pytest.raises(InvalidInputError, match=rf"\({key}.* here, .* in the other(; and \d+ more)?\)$"):
             other.merge(first)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -144,12 +144,16 @@ def inside_transform(*tensors: Tensor) -> bool:
 
 
 def never_compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """``torch.compiler.disable`` at each call, not at once: it imports torch._dynamo, which takes seconds."""
+    """``torch.compiler.disable`` at the first call, not at once: it imports torch._dynamo, which takes seconds."""
+
+    @cache
+    def disabled() -> Callable[P, R]:
+        wrapped: Callable[P, R] = torch.compiler.disable(function)
+        return wrapped
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        disabled: Callable[P, R] = torch.compiler.disable(function)
-        return disabled(*args, **kwargs)
+        return disabled()(*args, **kwargs)
 
     return call
 
