@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _learned_labels import FURTHER, PAPER_SCALE
+from _learned_labels import DEARER, FURTHER, PAPER_SCALE
 from _panels import panels
 from _records import Record, markdown_table
 from matplotlib.figure import Figure
@@ -45,11 +45,16 @@ def key_of(record: Record) -> Key:
 
 
 def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
-    """Records by everything but the seed."""
+    """Records by everything but the seed: data in the order of the records, sizes rising."""
     groups: dict[Key, list[Record]] = {}
     for record in records:
         groups.setdefault(key_of(record), []).append(record)
-    return groups
+    lines = list(dict.fromkeys((key[:2], key[3:5]) for key in groups))
+
+    def place(key: Key) -> tuple[int, int, str]:
+        return lines.index((key[:2], key[3:5])), key[2], key[5] or ""
+
+    return {key: groups[key] for key in sorted(groups, key=place)}
 
 
 def rows_of(group: Sequence[Record]) -> list[Row]:
@@ -77,16 +82,33 @@ def spokesman(rows: Sequence[Row]) -> Row:
     return max((row for row in rows if row.labels.startswith(LEARNED)), key=lambda row: row.validation_mean or 0)
 
 
+def preferred(groups: Mapping[Key, list[Record]], key: Key) -> Key:
+    """Of the groups that differ in what is done after the solve only: whose learned labels validation prefers.
+
+    They are compared on the base sets that all of them have; where there are none, the largest group speaks.
+    """
+    rivals = [other for other in groups if other[:5] == key[:5]]
+    seeds = set.intersection(*({r["setting"]["seed"] for r in groups[other]} for other in rivals))
+    if not seeds:
+        return max(rivals, key=lambda other: len(groups[other]))
+    shared = {other: [r for r in groups[other] if r["setting"]["seed"] in seeds] for other in rivals}
+    return max(rivals, key=lambda other: spokesman(rows_of(shared[other])).validation_mean or 0)
+
+
 def overview(records: Sequence[Record], goals: Mapping[Key, Goal]) -> list[str]:
-    """One line for each group: what validation prefers, beside its best baseline (by test) and its goal."""
+    """One line for each group: what validation prefers, beside its best baseline (by test).
+
+    Where groups differ in what is done after the solve only, the goal stands beside the one validation prefers.
+    """
     lines = []
-    for key, group in grouped(records).items():
+    groups = grouped(records)
+    for key, group in groups.items():
         source, target, size, network, select, _ = key
         rows = rows_of(group)
         best = spokesman(rows)
         rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
         rival = max(rivals, key=lambda row: row.accuracy_mean or 0)
-        goal = goals.get(key[:5])
+        goal = goals.get(key[:5]) if key == preferred(groups, key) else None
         lines.append(
             (
                 pair(source, target),
@@ -146,14 +168,30 @@ def sections(records: Sequence[Record]) -> list[str]:
         if "outer_losses" in first:
             ends = [record["result"]["outer_losses"] for record in group]
             falls = "; ".join(f"{np.mean(losses[:10]):.2f} → {np.mean(losses[-10:]):.2f}" for losses in ends)
-            lines += ["", f"Outer loss, first and last ten iterations, for each base set: {falls}."]
+            taken = sum(_differ(record) for record in group)
+            lines += [
+                "",
+                f"Outer loss, mean of the first and the last ten of {len(ends[0])} iterations, for each base set: "
+                f"{falls}. Validation took the unrolled labels, not those of the solve, for {taken} of "
+                f"{_sets(len(group))}.",
+            ]
     return lines
+
+
+def _differ(record: Record) -> bool:
+    """Whether unrolled labels are others than the solve's: trained alike, the same labels score alike."""
+    scores = {row["labels"]: (row["validation"], row["test"]) for row in record["result"]["rows"]}
+    return scores["unrolled, centred"] != scores["cross-entropy, centred"]
+
+
+def _sets(count: int) -> str:
+    return f"{count} base set{'' if count == 1 else 's'}"
 
 
 def gains(records: Sequence[Record]) -> list[str]:
     """What going on from the single solve adds to it, on the same base sets and trainings."""
     lines = []
-    for (source, target, size, network, _, more), group in grouped(records).items():
+    for (source, target, size, network, select, more), group in grouped(records).items():
         if more is None:
             continue
         rows = {row.labels: row for row in rows_of(group)}
@@ -164,16 +202,19 @@ def gains(records: Sequence[Record]) -> list[str]:
         pairs = np.subtract(better, single)
         error = f" ± {pairs.std(ddof=1) / len(pairs) ** 0.5:.1f} (standard error)" if len(pairs) > 1 else ""
         lines.append(
-            f"- {pair(source, target)}, {size}, {network}{WORDS[more]}: {np.mean(single):.1f} → "
-            f"{np.mean(better):.1f}, {pairs.mean():+.1f}{error}, {len(pairs)} base sets"
+            f"- {pair(source, target)}, {size}, {network}, {select}{WORDS[more]}: {np.mean(single):.1f} → "
+            f"{np.mean(better):.1f}, {pairs.mean():+.1f}{error}, {_sets(len(pairs))}"
         )
     if not lines:
         return []
+    many, few = FURTHER["unrolled"], {**FURTHER["unrolled"], **DEARER}
     head = (
-        "What is done after the single solve adds to it, on the same base sets (*alternating*: solved again with",
-        "networks trained on the labels among the extractors, the round chosen on the validation split with the",
-        "base set that is shown; *unrolled*: the labels descend through whole trainings; under *paper*, both are",
-        f"trained on as the softmax of {PAPER_SCALE:g} times the labels):",
+        "What is done after the single solve adds to it, on the same base sets. *Alternating*: solved again with",
+        "networks trained on the labels among the extractors; validation picks the round, with the base set shown.",
+        "*Unrolled*: the labels descend through whole trainings of the very architecture that is then trained,",
+        f"{many['steps']} steps of {many['count']} LeNets in each of {many['iterations']} iterations, of {few['count']}",
+        f"other network in {few['iterations']}; validation picks between these labels and the solve's.",
+        f"Under *paper*, both are trained on as the softmax of {PAPER_SCALE:g} times the labels.",
     )
     return ["", *head, "", *lines]
 
@@ -190,13 +231,14 @@ def _facts(group: Sequence[Record]) -> str:
         f"{name} {mean:.1f} s" + (" with its trainings" if name in FURTHER else "") for name, mean in means.items()
     )
     gap = max(record["result"]["duality_gap"] for record in group)
+    of = " of the solve that labels start from" if setting["rows"] == "unrolled" else ""
     images = first.get("target_images")
     return (
-        f"{len(group)} base sets × {setting['repeats']} trainings, "
+        f"{_sets(len(group))} × {setting['repeats']} trainings, "
         + (f"{images:,} target images, " if images else f"at most {setting['target_images']:,} target images, ")
         + f"{first['test_images']:,} test images, best constant {first['constant']:.1f} %. Chosen on "
         f"validation with {setting['chooser']}: {taken}. Solves, features given, on a shared core: {times}; "
-        f"largest duality gap {gap:.0e}."
+        f"largest duality gap{of} {gap:.0e}."
     )
 
 

@@ -86,13 +86,19 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
 
 
 def measure_missing(experiment: Experiment, settings: Iterable[Any], file: Path, data_root: str | None) -> None:
-    """Measure every setting that has no record in ``file``; those whose data is not at hand are left out."""
+    """Measure every setting that has no record in ``file``; those whose data is not at hand are left out.
+
+    Raises:
+        SystemExit: nothing could be measured, and nothing of it is recorded.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     done = [record["setting"] for record in read(file)]
     missing: set[str] = set()
+    measured = 0
     for setting in settings:
         if plain(asdict(setting)) in done:
             print(f"recorded already: {setting}", flush=True)
+            measured += 1
             continue
         start = time.perf_counter()
         try:
@@ -100,13 +106,16 @@ def measure_missing(experiment: Experiment, settings: Iterable[Any], file: Path,
                 result = experiment.measure(setting, data_root)
         except MissingDataError as error:
             if str(error) not in missing:  # one line for each data set, not for each setting
-                print(f"left out, as all others of its data: {setting}\n{error}", flush=True)
+                print(f"left out, as all others that need the same: {setting}\n{error}", flush=True)
             missing.add(str(error))
             continue
+        measured += 1
         seconds = round(time.perf_counter() - start, 2)
         record = {"setting": asdict(setting), "result": result, "seconds": seconds, "machine": machine()}
         append(file, record)
         print(f"{setting}: {seconds:.0f} s", flush=True)
+    if missing and not measured:
+        raise SystemExit("nothing was measured: all that was asked for needs what is missing above")
 
 
 def read(file: Path) -> list[Record]:

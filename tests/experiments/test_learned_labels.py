@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import within_dataset
 from _learned_labels import Setting, measure
-from _learned_tables import Goal, key_of, overview, rows_of
+from _learned_tables import Goal, gains, key_of, overview, rows_of
 
 import convexdistill as cd
 
@@ -85,7 +85,7 @@ def test_what_goes_on_from_the_single_solve_stands_beside_it(more, settings, kep
     assert len(result[kept]) == 2
     page = within_dataset.table([{"setting": vars(setting), "result": result}])
     assert f"## digits, 10 base examples (random), lenet, {word}" in page
-    assert f"- digits, 10, lenet, {word}: " in page
+    assert f"- digits, 10, lenet, random, {word}: " in page
 
 
 def test_across_data_sets_the_classes_of_base_images_mean_nothing(tmp_path):
@@ -101,3 +101,33 @@ def test_across_data_sets_the_classes_of_base_images_mean_nothing(tmp_path):
     assert "## negatives → digits, 10 base examples (random), lenet" in page
     record["result"] = {**result, "constant": 99.0}
     assert "best constant 99.0 against" in cross_dataset.table([record])
+
+
+def made_up(seed: int, rows: str, **accuracies: float) -> dict[str, object]:
+    """A record of one base set, with these accuracies on both splits."""
+    setting = vars(Setting("digits", 10, "lenet", seed, rows=rows))
+    kinds = [
+        {"labels": f"{name.replace('_', '-')}, centred", "steps": 4, "validation": [value], "test": [value]}
+        for name, value in accuracies.items()
+    ]
+    return {"setting": setting, "result": {"rows": kinds}}
+
+
+def test_gains_are_those_on_the_same_base_sets():
+    records = [
+        made_up(0, "unrolled", unrolled=40.0, cross_entropy=30.0),
+        made_up(1, "unrolled", unrolled=36.0, cross_entropy=34.0),
+    ]
+    (line,) = [line for line in gains(records) if line.startswith("- ")]
+    assert line == "- digits, 10, lenet, random, unrolled: 32.0 → 38.0, +6.0 ± 4.0 (standard error), 2 base sets"
+
+
+def test_one_verdict_a_cell_by_validation_on_the_base_sets_that_all_groups_have():
+    records = [
+        made_up(0, "all", cross_entropy=30.0, one_hot=20.0),
+        made_up(1, "all", cross_entropy=90.0, one_hot=20.0),
+        made_up(0, "unrolled", unrolled=40.0, cross_entropy=30.0, one_hot=20.0),
+    ]
+    first, second = overview(records, {(None, "digits", 10, "lenet", "random"): Goal(35)})[2:]
+    assert "so far yes (1 of 5 sets)" in second
+    assert "35" not in first

@@ -59,6 +59,8 @@ def test_settings_whose_data_is_missing_are_left_out_and_named_once(tmp_path, ca
     _records.run(experiment, ["--out", str(tmp_path)])
     assert [record["setting"]["size"] for record in _records.read(tmp_path / "made.jsonl")] == [3]
     assert capsys.readouterr().out.count("no letters in here") == 1
+    with pytest.raises(SystemExit, match="nothing was measured"):
+        _records.run(experiment, ["--quick", "--out", str(tmp_path / "elsewhere")])
 
 
 def test_page_and_plot_follow_from_the_records_alone(tmp_path):
