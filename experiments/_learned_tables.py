@@ -210,11 +210,11 @@ def gains(records: Sequence[Record]) -> list[str]:
     many, few = FURTHER["unrolled"], {**FURTHER["unrolled"], **DEARER}
     head = (
         "What is done after the single solve adds to it, on the same base sets. *Alternating*: solved again with",
-        "networks trained on the labels among the extractors; validation picks the round, with the base set shown.",
-        "*Unrolled*: the labels descend through whole trainings of the very architecture that is then trained,",
-        f"{many['steps']} steps of {many['count']} LeNets in each of {many['iterations']} iterations, of {few['count']}",
-        f"other network in {few['iterations']}; validation picks between these labels and the solve's.",
-        f"Under *paper*, both are trained on as the softmax of {PAPER_SCALE:g} times the labels.",
+        "networks trained on the labels among the extractors; validation picks the round, with the base set that",
+        "is shown. *Unrolled*: the labels descend through whole trainings of the very architecture that is then",
+        f"trained, {many['steps']} steps each: of {many['count']} LeNets in {many['iterations']} iterations, or of",
+        f"{few['count']} other network in {few['iterations']}; validation picks between these labels and the",
+        f"solve's. Under *paper*, both are trained on as the softmax of {PAPER_SCALE:g} times the labels.",
     )
     return ["", *head, "", *lines]
 
