@@ -212,7 +212,7 @@ def gains(records: Sequence[Record]) -> list[str]:
         "What is done after the single solve adds to it, on the same base sets. *Alternating*: solved again with",
         "networks trained on the labels among the extractors; validation picks the round, with the base set that",
         "is shown. *Unrolled*: the labels descend through whole trainings of the very architecture that is then",
-        f"trained, {many['steps']} steps each: of {many['count']} LeNets in {many['iterations']} iterations, or of",
+        f"trained, of {many['steps']} steps: {many['count']} LeNets in {many['iterations']} iterations, or",
         f"{few['count']} other network in {few['iterations']}; validation picks between these labels and the",
         f"solve's. Under *paper*, both are trained on as the softmax of {PAPER_SCALE:g} times the labels.",
     )
