@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from convexdistill.distilled import DistilledSet
-from convexdistill.errors import ParameterRangeError, UnknownNameError
-from convexdistill.evaluate.cells import Cell, NetworkLike
+from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
+from convexdistill.evaluate.cells import Cell, NetworkLike, network_name
 from convexdistill.evaluate.label_loss import LabelLoss
 from convexdistill.features import NETWORKS
 from convexdistill.training import Recipe, find_optimizer
@@ -86,6 +86,7 @@ class Axes:
         Raises:
             ParameterRangeError: an empty axis, or a number outside its range.
             UnknownNameError: an unknown name; the message lists the known ones.
+            InvalidInputError: two networks of the same name.
         """
         networks, optimizers = tuple(networks), tuple(optimizers)
         if repeats < 1 or not (sets and networks and optimizers):
@@ -98,6 +99,8 @@ class Axes:
         for network in networks:
             if isinstance(network, str) and network not in NETWORKS:
                 raise UnknownNameError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
+        networks = tuple(_unique(networks))
+        _check_names(networks)
         names = tuple(_unique(find_optimizer(name)[0] for name in optimizers))
         wanted = frozenset(BASELINES) - SLOW if baselines is None else frozenset(baselines)
         # Labels that a file brings are baselines by its own names.
@@ -107,7 +110,7 @@ class Axes:
         if baselines is None:
             wanted |= set(sets[0].baselines)
         axes = cls(
-            networks=tuple(_unique(networks)),
+            networks=networks,
             optimizers=names,
             rates=tuple(_unique(map(_rate, learning_rates))),
             steps=tuple(_unique(map(_steps, steps))),
@@ -142,6 +145,30 @@ class Axes:
                 cell = Cell(network, optimizer, factor * number, loss, augmentation, order)
             found.append(cell)
         return list(_unique(found))
+
+
+def _check_names(networks: Sequence[NetworkLike]) -> None:
+    """Raise where two networks have one name: rows and cells are told apart by it."""
+    names = [network_name(network) for network in networks]
+    if same := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidInputError(
+            f"{names.count(same[0])} networks are called {same[0]!r}, and their rows could not be told apart; "
+            "give each function a name of its own (its __name__)"
+        )
+
+
+def check_lasting_names(networks: Sequence[NetworkLike]) -> None:
+    """Raise where a network has no name that a cache could know it by in a later run.
+
+    Raises:
+        InvalidInputError: a network is a lambda.
+    """
+    for network in networks:
+        if "<lambda>" in network_name(network):
+            raise InvalidInputError(
+                "a cache knows networks by their names, but a lambda has none; define the network with def, or go "
+                "without a cache"
+            )
 
 
 def _unique(values: Iterable[T]) -> Iterator[T]:

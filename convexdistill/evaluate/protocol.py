@@ -14,7 +14,7 @@ from convexdistill import data as data_sets
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet
-from convexdistill.evaluate.axes import Axes
+from convexdistill.evaluate.axes import Axes, check_lasting_names
 from convexdistill.evaluate.baselines import untrained_accuracy
 from convexdistill.evaluate.cache import Cache, row_from_dict
 from convexdistill.evaluate.cells import Cell, NetworkLike, Task, network_name
@@ -46,7 +46,8 @@ def evaluate(
 
     Args:
         distilled: one set, or several of one job that differ in their base images.
-        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``.
+        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``, each
+            of its own ``__name__``; a ``functools.partial`` is named with its arguments.
         optimizers: names (:func:`convexdistill.training.optimizer_names`).
         repeats: trainings for each row and base set.
         target: the target's train split; loaded by name where it is needed and not given.
@@ -59,7 +60,7 @@ def evaluate(
     Raises:
         ParameterRangeError: ``repeats`` below 1, or no set, network or optimiser at all.
         UnknownNameError: unknown network or optimiser.
-        InvalidInputError: the sets or splits have different classes or image shapes.
+        InvalidInputError: the sets or splits have different classes or image shapes; two networks have one name.
 
     Example:
         >>> import convexdistill as cd
@@ -113,7 +114,8 @@ def matrix(
 
     Args:
         distilled: one set, or several of one job that differ in their base images.
-        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``.
+        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``, each
+            of its own ``__name__``; a ``functools.partial`` is named with its arguments.
         optimizers: names (:func:`convexdistill.training.optimizer_names`): those of
             :data:`convexdistill.training.OPTIMIZERS`, or of any class of ``torch.optim``.
         learning_rates: numbers; ``"auto"``: the one in the file, for an optimiser that is not the file's its
@@ -140,8 +142,9 @@ def matrix(
     Raises:
         ParameterRangeError: a number outside its range, or an empty list.
         UnknownNameError: an unknown name; the message lists the known ones.
-        InvalidInputError: the sets or splits have different classes or image shapes; the cache is of another
-            evaluation; a network cannot be sent to a worker.
+        InvalidInputError: the sets or splits have different classes or image shapes; two networks have one name;
+            the cache is of another evaluation, or a network is a lambda, which a cache cannot know again; a
+            network cannot be sent to a worker.
 
     Example:
         >>> import convexdistill as cd
@@ -167,6 +170,8 @@ def matrix(
         workers,
         sets,
     )
+    if cache is not None:
+        check_lasting_names(axes.networks)
     start = time.perf_counter()
     task = prepare_task(sets, axes, target, validation, test, root, repeats, seed, resolve_device(device))
     whole = target

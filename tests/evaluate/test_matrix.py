@@ -1,6 +1,7 @@
 """The matrix: its axes, its cache, its workers and the baselines that train on everything."""
 
 import dataclasses
+import functools
 import json
 import warnings
 
@@ -135,6 +136,25 @@ def test_several_processes_give_the_same_table():
 def test_a_network_that_cannot_be_sent_to_a_worker_is_refused():
     with pytest.raises(InvalidInputError, match="cannot be sent to another process"):
         run(networks=(lambda *_: small((1, 8, 8), 10),), learning_rates=(1, 2), workers=2)
+
+
+def wide(shape, num_classes, width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def test_networks_are_told_apart_by_their_names(tmp_path, monkeypatch):
+    options = {"steps": (2,), "baselines": (), "repeats": 1}
+    partial = [functools.partial(wide, width=width) for width in (2, 40)]
+    table = run(networks=partial, cache=tmp_path / "cells", **options)
+    assert [row.network for row in table] == ["wide(width=2)", "wide(width=40)"]
+    alone = run(networks=partial[1:], **options)
+    assert table.rows[1].runs == alone.rows[0].runs != table.rows[0].runs
+    monkeypatch.setattr(cells, "courses", lambda *args, **more: pytest.fail("trained in vain"))
+    nameless = [lambda *_: partial[0](*_), lambda *_: partial[1](*_)]
+    with pytest.raises(InvalidInputError, match="2 networks are called '<lambda>'"):
+        run(networks=nameless, **options)
+    with pytest.raises(InvalidInputError, match="a lambda has none; define the network with def"):
+        run(networks=nameless[:1], cache=tmp_path / "other", **options)
 
 
 def test_the_bar_counts_every_cell_once():
