@@ -66,6 +66,10 @@ class Axes:
         """Whether a baseline needs a network that was trained on the whole target."""
         return bool(SLOW & self.baselines)
 
+    def needs_target(self, first: DistilledSet) -> bool:
+        """Whether a baseline of this set depends on the target's train split."""
+        return self.trains_on_everything or "random-subset" in self.baselines or first.is_cross
+
     @classmethod
     def checked(
         cls,

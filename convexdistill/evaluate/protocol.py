@@ -13,6 +13,7 @@ from torch import Tensor
 from convexdistill import data as data_sets
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
+from convexdistill.distill.versions import versions
 from convexdistill.distilled import DistilledSet
 from convexdistill.evaluate.axes import Axes, check_lasting_names
 from convexdistill.evaluate.baselines import untrained_accuracy
@@ -173,11 +174,11 @@ def matrix(
     if cache is not None:
         check_lasting_names(axes.networks)
     start = time.perf_counter()
-    task = prepare_task(sets, axes, target, validation, test, root, repeats, seed, resolve_device(device))
-    whole = target
-    if axes.trains_on_everything and whole is None:
-        whole = task.target or data_sets.load(sets[0].manifest["target"]["name"], split="train", root=root)
-    kept = Cache(None if cache is None else Path(cache), _settings(task, axes))
+    whole = None
+    if axes.needs_target(sets[0]):
+        whole = target or data_sets.load(sets[0].manifest["target"]["name"], split="train", root=root)
+    task = prepare_task(sets, axes, whole, validation, test, root, repeats, seed, resolve_device(device))
+    kept = Cache(None if cache is None else Path(cache), _settings(task, axes, whole) if cache else {})
 
     full: dict[str, Row] = {}
     if axes.trains_on_everything:
@@ -207,10 +208,12 @@ def matrix(
     return EvaluationTable(tuple(rows), time.perf_counter() - start)
 
 
-def _settings(task: Task, axes: Axes) -> dict[str, object]:
-    """What a cache of cells must agree in."""
+def _settings(task: Task, axes: Axes, target: ImageData | None) -> dict[str, object]:
+    """What a cache of cells must agree in: all that its numbers depend on beside the cell."""
     return {
+        "versions": {name: version for name, version in versions().items() if name in ("convexdistill", "torch")},
         "distilled sets": [one.fingerprint for one in task.sets],
+        "target": None if target is None else target.fingerprint,
         "validation split": task.validation.fingerprint,
         "test split": task.test.fingerprint,
         "repeats": task.repeats,

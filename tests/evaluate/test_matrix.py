@@ -13,7 +13,7 @@ from convexdistill import progress
 from convexdistill.data import load
 from convexdistill.distill import closed_form
 from convexdistill.errors import FileFormatError, InvalidInputError, ParameterRangeError, UnknownNameError
-from convexdistill.evaluate import cells, matrix, workers
+from convexdistill.evaluate import cells, matrix, protocol, workers
 from convexdistill.evaluate.baselines import candidates, random_subset, subset_size
 from convexdistill.evaluate.label_loss import LabelLoss, centred, probabilities
 from convexdistill.evaluate.whole_target import full_steps
@@ -112,7 +112,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert [row.learning_rate for row in longer if row.labels == "distilled"] == [1.0, 1.0, 0.01, 0.01, 2.0, 2.0]
 
 
-def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path):
+def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path, monkeypatch):
     file = tmp_path / "cells.jsonl"
     run(cache=file, steps=(2,), baselines=())
     before = file.read_bytes()
@@ -121,6 +121,15 @@ def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path):
     with pytest.raises(InvalidInputError, match="distilled sets"):
         matrix(dataclasses.replace(ONE, labels=ONE.labels * 2), cache=file, validation=VALIDATION, test=TEST)
     assert file.read_bytes() == before
+    half = DIGITS.subset(range(0, len(DIGITS), 2))
+    run(cache=file, steps=(2,), baselines=(), target=half)  # none of these rows depends on the target
+    subset = {"cache": tmp_path / "subset", "steps": (2,), "baselines": ("random-subset",), "repeats": 1}
+    run(**subset)
+    with pytest.raises(InvalidInputError, match="target: .* there, .* now"):
+        run(**subset, target=half)
+    monkeypatch.setattr(protocol, "versions", lambda: {"convexdistill": "0.0.1", "torch": "2"})
+    with pytest.raises(InvalidInputError, match="versions: .* there, .* now"):
+        run(cache=file, steps=(2,), baselines=())
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"results": []}) + "\n")
     with pytest.raises(FileFormatError, match="no cache of cells"):
