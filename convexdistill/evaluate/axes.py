@@ -29,7 +29,7 @@ BASELINES: dict[str, str] = {
     "random-subset": "as many images with hard labels as take the same bytes",
     "nearest-neighbour": "the class of the nearest base image; no network",
     "nearest-mean": "the class with the nearest mean of base images; no network",
-    "trained-teacher": "probabilities of a network that was trained on the whole target",
+    "trained-teacher": "probabilities of the first of the networks, trained on the whole target",
     "full-data": "a network trained on the whole target",
 }
 SLOW = frozenset(("trained-teacher", "full-data"))
@@ -93,11 +93,13 @@ class Axes:
             InvalidInputError: two networks of the same name.
         """
         networks, optimizers = tuple(networks), tuple(optimizers)
-        if repeats < 1 or not (sets and networks and optimizers):
+        if repeats < 1:
             raise ParameterRangeError(
-                "evaluation needs at least one distilled set, network, optimizer and repeat, found "
-                f"{len(sets)}, {len(networks)}, {len(optimizers)} and {repeats}"
+                f"repeats must be at least 1, found {repeats}; name how many trainings to make"
             )
+        for what, values in (("distilled set", sets), ("network", networks), ("optimizer", optimizers)):
+            if not values:
+                raise ParameterRangeError(f"evaluation needs at least one {what}, found none; name one or more")
         if workers < 1:
             raise ParameterRangeError(f"workers must be at least 1, found {workers}")
         for network in networks:
@@ -127,9 +129,15 @@ class Axes:
             check_augmentation(name)
         for name in axes.orders:
             check_order(name)
-        for what in ("rates", "steps", "losses", "augmentations", "orders"):
-            if not getattr(axes, what):
-                raise ParameterRangeError(f"evaluation needs at least one of: {what}")
+        rest = (axes.rates, axes.steps, axes.losses, axes.augmentations, axes.orders)
+        for what, found in zip(
+            ("learning rates", "steps", "losses", "augmentations", "orders"), rest, strict=True
+        ):
+            if not found:
+                raise ParameterRangeError(
+                    f"evaluation needs at least one value for the {what}, found none; name some, or leave "
+                    "them out for the default"
+                )
         return axes
 
     def cells(self, recipe: Recipe) -> list[Cell]:

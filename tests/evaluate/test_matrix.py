@@ -125,10 +125,10 @@ def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path, 
     run(cache=file, steps=(2,), baselines=(), target=half)  # none of these rows depends on the target
     subset = {"cache": tmp_path / "subset", "steps": (2,), "baselines": ("random-subset",), "repeats": 1}
     run(**subset)
-    with pytest.raises(InvalidInputError, match="target: .* there, .* now"):
+    with pytest.raises(InvalidInputError, match=r"target: .* there, .* now"):
         run(**subset, target=half)
     monkeypatch.setattr(protocol, "versions", lambda: {"convexdistill": "0.0.1", "torch": "2"})
-    with pytest.raises(InvalidInputError, match="versions: .* there, .* now"):
+    with pytest.raises(InvalidInputError, match=r"versions: .* there, .* now"):
         run(cache=file, steps=(2,), baselines=())
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"results": []}) + "\n")
@@ -232,8 +232,9 @@ def test_everything_and_a_teacher_that_was_trained_on_it(tmp_path):
         ({"learning_rates": ("x0",)}, ParameterRangeError, "found 'x0'"),
         ({"steps": (0,)}, ParameterRangeError, "steps must be a whole number of at least 1"),
         ({"steps": ("many",)}, ParameterRangeError, "found 'many'"),
-        ({"steps": ()}, ParameterRangeError, "at least one of: steps"),
-        ({"repeats": 0}, ParameterRangeError, "repeat"),
+        ({"steps": ()}, ParameterRangeError, "one value for the steps, found none; name some"),
+        ({"learning_rates": ()}, ParameterRangeError, "one value for the learning rates, found none; name some"),
+        ({"repeats": 0}, ParameterRangeError, "repeats must be at least 1, found 0; name how many"),
         ({"workers": 0}, ParameterRangeError, "workers must be at least 1"),
         ({"optimizers": ("muon",)}, InvalidInputError, "'muon' cannot train this network"),
     ],
