@@ -20,6 +20,7 @@ from convexdistill.evaluate.baselines import untrained_accuracy
 from convexdistill.evaluate.cache import Cache, row_from_dict
 from convexdistill.evaluate.cells import Cell, NetworkLike, Task, network_name
 from convexdistill.evaluate.judging import with_difference_to
+from convexdistill.evaluate.machine import machine
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
 from convexdistill.evaluate.task import prepare_task
 from convexdistill.evaluate.whole_target import FULL_DATA, REPEATS, train_on_everything
@@ -129,7 +130,8 @@ def matrix(
         orders: names (:data:`convexdistill.training.ORDERS`).
         repeats: trainings for each row and base set.
         baselines: names (:data:`convexdistill.evaluate.BASELINES`); default: the quick ones. ``"full-data"`` and
-            ``"trained-teacher"`` train the network on the whole target.
+            ``"trained-teacher"`` train networks on the whole target: the first of ``networks`` gives the teacher's
+            labels, on which all of them are trained.
         target: the target's train split; loaded by name where it is needed and not given.
         validation: the target's validation split; loaded by name if not given.
         test: the target's test split; loaded by name if not given.
@@ -205,7 +207,8 @@ def matrix(
             rows.append(row if against is None else with_difference_to(row, against))
     rows += full.values() if FULL_DATA in axes.baselines else ()
     rows += [_untrained_row(name, runs, sets, task.validation) for name, runs in task.untrained.items()]
-    return EvaluationTable(tuple(rows), time.perf_counter() - start)
+    how = {"seed": seed, "repeats": repeats, "machine": machine(task.device)}
+    return EvaluationTable(tuple(rows), time.perf_counter() - start, how)
 
 
 def _settings(task: Task, axes: Axes, target: ImageData | None) -> dict[str, object]:
