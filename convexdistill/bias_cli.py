@@ -18,6 +18,7 @@ from convexdistill.job import METRICS
 from convexdistill.options import DataRoot, Device, Json, guarded
 from convexdistill.report import entry
 from convexdistill.report import further_tables as tables
+from convexdistill.report.entries import numbers_beside
 
 
 @guarded
@@ -44,12 +45,12 @@ def bias(
     """Compare accuracy by class and subgroup: distilled labels, baselines, and training on everything.
 
     The gap is what distillation costs a group, the excess what it costs it beyond everyone. The numbers are
-    added to metrics.json beside FILE, where `convexdistill report FILE` finds them; with --json they go there
-    instead. Needs fairlearn: pip install 'convexdistill[bias]'.
+    added to those beside FILE that `convexdistill report FILE` reads: STEM.json where there is one, else
+    metrics.json. With --json they go there instead. Needs fairlearn: pip install 'convexdistill[bias]'.
     """
     distilled = load(file)
     name = target or distilled.manifest["target"]["name"]
-    beside = file.parent / METRICS
+    beside = numbers_beside(file) or file.parent / METRICS
     before = read_json(beside) if beside.is_file() else evaluation.metrics([distilled], None, {})
     one = entry(distilled, before)  # before the long part: are these the numbers of this set?
     columns = [read_column(place) for place in group or []]

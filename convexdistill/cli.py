@@ -18,12 +18,14 @@ from convexdistill.options import (
     DataRoot,
     Device,
     Extractor,
+    Json,
     Networks,
     PoolSize,
     Width,
     guarded,
     names,
 )
+from convexdistill.report import entry
 from convexdistill.select.choosing import RULES
 
 app = typer.Typer(
@@ -125,6 +127,7 @@ def distill(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: distilled/TARGET-SIZE.")
     ] = None,
+    json: Json = None,
 ) -> None:
     """Distil a data set: learn soft labels for a few base images, evaluate them, write a report.
 
@@ -162,13 +165,17 @@ def distill(
             out=out,
         )
     )
-    out_console = terminal.console()
-    if result.table is not None:
-        out_console.print(terminal.results_table(result.metrics["results"]))
-    for line in terminal.job_lines(result.metrics):
-        out_console.print(line)
+    if json is not None:
+        terminal.write_record(json, result.metrics)
+    if str(json) != terminal.STANDARD_OUTPUT:
+        out_console = terminal.console()
+        if result.table is not None:
+            out_console.print(terminal.results_table(result.metrics["results"]))
+        terminal.print_cost([entry(result.distilled, result.metrics)])
+        for line in terminal.job_lines(result.metrics):
+            out_console.print(line)
     for name in (job.DISTILLED, job.METRICS, job.REPORT):
-        print(f"wrote {result.folder / name}")
+        terminal.speaker(json)(f"wrote {result.folder / name}")
 
 
 app.command()(evaluate_command)
@@ -183,13 +190,16 @@ def compress(
     top_k: Annotated[
         int | None, typer.Option(help="Values kept of each label; the others are read as their mean.")
     ] = None,
+    json: Json = None,
 ) -> None:
     """Write a distilled set again with its labels in fewer bytes."""
     before = load(file)
     after = before.compress(bits, top_k)
     after.save(out)
     record = after.manifest["label_code"]
-    print(
+    if json is not None:
+        terminal.write_record(json, {"bytes": after.bytes, "bytes_before": before.bytes, "label_code": record})
+    terminal.speaker(json)(
         f"wrote {out}: labels {before.bytes['labels']:,} → {after.bytes['labels']:,} bytes, largest error "
         f"{record['largest_error']:.2g}"
     )

@@ -13,6 +13,8 @@ from convexdistill.data import load as load_data
 from convexdistill.device import resolve_device
 from convexdistill.distilled import load
 from convexdistill.options import DataRoot, Device, Networks, guarded, names
+from convexdistill.report import entry
+from convexdistill.report.entries import groups_in
 from convexdistill.training import AUGMENTATIONS, LOSSES, OPTIMIZERS, ORDERS
 
 
@@ -58,7 +60,11 @@ def evaluate(
         bool, typer.Option("--full-data", help="Also train each network on the whole target: minutes.")
     ] = False,
     trained_teacher: Annotated[
-        bool, typer.Option("--trained-teacher", help="Also take labels from such a network: minutes.")
+        bool,
+        typer.Option(
+            "--trained-teacher",
+            help="Also take labels from the first of the networks, so trained, for all of them: minutes.",
+        ),
     ] = False,
     cache: Annotated[
         Path | None,
@@ -71,7 +77,8 @@ def evaluate(
     json: Annotated[
         Path | None,
         typer.Option(
-            help="Write the numbers to this file as well; - writes them to the output, without the table."
+            help="Write the numbers to this file as well, where subgroups that `convexdistill bias` wrote "
+            "of the same set are kept; - writes them to the output, without the tables."
         ),
     ] = None,
 ) -> None:
@@ -108,6 +115,7 @@ def evaluate(
     seconds = {"evaluate": table.seconds, "total": table.seconds}
     record = evaluation.metrics([distilled], table, seconds, costs)
     if json is not None:
-        terminal.write_record(json, record)
+        terminal.write_record(json, record | groups_in(json, distilled))
     if str(json) != terminal.STANDARD_OUTPUT:
         terminal.console().print(terminal.results_table(record["results"]))
+        terminal.print_cost([entry(distilled, record)])

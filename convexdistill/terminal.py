@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from convexdistill.files import write_json
 from convexdistill.progress import PlainReporter, Reporter, RichReporter
-from convexdistill.report import result_tables, tables
+from convexdistill.report import Entry, further_tables, result_tables, sentences, tables
 from convexdistill.report.entries import row_of
 
 STANDARD_OUTPUT = "-"
@@ -65,6 +65,17 @@ def rich_table(table: tables.Table) -> Table:
 def results_table(records: Iterable[Mapping[str, Any]]) -> Table:
     """The table of an evaluation, from the records of ``metrics.json``."""
     return rich_table(result_tables.results([("", [row_of(record) for record in records])], brief=True))
+
+
+def print_cost(entries: Sequence[Entry]) -> None:
+    """What the sets cost, and after how many trainings that has paid off, as the page says it."""
+    out = console()
+    table = further_tables.cost(entries)
+    if table is not None:
+        out.print(rich_table(table))
+    for one in entries:
+        for text in sentences.cost(one, len(entries) > 1):
+            out.print(text)
 
 
 def facts_table(facts: Mapping[str, object]) -> Table:

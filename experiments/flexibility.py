@@ -11,7 +11,8 @@ convnets, γ = 0.1, labels × 8, mean squared error), on the scores of a ridge t
 labels (cross-entropy), all on the same base images; and on images that were learned through the ridge layer from
 the same base images (one-hot labels, cross-entropy). All share initial weights and orders, training by training.
 The validation split picks the number of steps of each row where they are not given; then the test split is looked
-at, once. Spread: highest minus lowest mean accuracy along an axis.
+at, once. Spread: highest minus lowest mean accuracy along an axis; the interval of a difference of spreads is over
+the trainings on one base set, and speaks for that set alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from matplotlib.figure import Figure
 import convexdistill as cd
 from convexdistill.data import ImageData
 from convexdistill.distilled import DistilledSet
+from convexdistill.evaluate.statistics import paired_difference
 
 POOL, GAMMA, SCALE, IMAGE_RATE = 5, 0.1, 8.0, 0.01
 RATES = ("x0.183", "x5.48", "x0.428", "x2.34")  # with 1: a factor of 30 from the lowest to the highest
@@ -137,9 +139,9 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
     }
 
 
-def points(records: list[Record], axis: str) -> dict[str, dict[str | float, float]]:
-    """Mean test accuracy by way, and by value on an axis; what diverged counts as 0 there."""
-    found: dict[str, dict[str | float, float]] = {way: {} for way in WAYS}
+def runs(records: list[Record], axis: str) -> dict[str, dict[str | float, list[float]]]:
+    """Test accuracies of the trainings by way, and by value on an axis; what diverged counts as 0, at the end."""
+    found: dict[str, dict[str | float, list[float]]] = {way: {} for way in WAYS}
     for record in records:
         setting = record["setting"]
         changed = {
@@ -153,9 +155,15 @@ def points(records: list[Record], axis: str) -> dict[str, dict[str | float, floa
             if (row["steps_by"] == "given") != (axis == "steps"):
                 continue
             value = row["steps"] if axis == "steps" else setting.get(axis, row["learning_rate"])
-            runs = [*row["test"], *[0.0] * row["diverged"]]
-            found[row["way"]][value] = float(np.mean(runs))
+            found[row["way"]][value] = [*row["test"], *[0.0] * row["diverged"]]
     return found
+
+
+def points(records: list[Record], axis: str) -> dict[str, dict[str | float, float]]:
+    """Mean test accuracy by way, and by value on an axis."""
+    return {
+        way: {key: float(np.mean(values)) for key, values in of.items()} for way, of in runs(records, axis).items()
+    }
 
 
 def spread(values: dict[Any, float]) -> float:
@@ -176,6 +184,8 @@ def table(records: list[Record]) -> str:
         "Made by `python experiments/flexibility.py` from `flexibility.jsonl`; its `--help` says how figures are",
         "measured. Test accuracy in percent, mean over trainings with the same initial weights and orders in",
         "every column; a training that diverged counts as 0. Spread: highest minus lowest along the axis.",
+        "The intervals are of the mean spread within a training, which holds that training's own noise as well,",
+        "and so is larger than the spread of the means.",
         "",
         *([text, ""] if (text := unmeasured(records)) else []),
         "![Test accuracy over learning rate, optimiser, steps and order](flexibility.svg)",
@@ -191,6 +201,7 @@ def table(records: list[Record]) -> str:
             f"images. Learning the labels took {seconds['labels']:.0f} s of CPU, learning the images ("
             f"{first['setting']['epochs']} epochs, where the paper takes 400) {seconds['images']:.0f} s.",
         ]
+        lines += ["", text] if (text := below_one_hot(points(found, "order"))) else []
         for axis, title in AXES.items():
             values = points(found, axis)
             keys = sorted(values["labels"], key=lambda key: (isinstance(key, str), key))
@@ -201,7 +212,8 @@ def table(records: list[Record]) -> str:
                 for key in keys
             ]
             rows.append(["**spread**", *(f"**{spread(values[way]):.1f}**" for way in WAYS)])
-            lines += ["", f"### {title}", "", verdict(values), ""]
+            text = f"{verdict(values)} {certainty(runs(found, axis), untrained(values))}"
+            lines += ["", f"### {title}", "", text, ""]
             lines += markdown_table([axis, *(f"{NAMES[way]}:" for way in WAYS)], rows)
     return "\n".join(lines) + "\n"
 
@@ -210,7 +222,7 @@ def verdict(values: dict[str, dict[str | float, float]]) -> str:
     """What the spreads of this axis say of the claim that labels are the more flexible."""
     labels, images = spread(values["labels"]), spread(values["images"])
     text = f"Learned labels spread over {labels:.1f} points, {compared(labels, images)} {images:.1f}"
-    text += " of learned images."
+    text += f" of learned images.{calmer(values)}"
     idle = untrained(values)
     if not idle:
         return text
@@ -218,8 +230,53 @@ def verdict(values: dict[str, dict[str | float, float]]) -> str:
     labels, images = spread(kept["labels"]), spread(kept["images"])
     return (
         f"{text} Without {', '.join(map(str, idle))}, where every way stays below half of its best: {labels:.1f}, "
-        f"{compared(labels, images)} {images:.1f}."
+        f"{compared(labels, images)} {images:.1f}.{calmer(kept)}"
     )
+
+
+def calmer(values: dict[str, dict[str | float, float]]) -> str:
+    """Which other ways than learned images spread less than learned labels."""
+    others = {way: spread(found) for way, found in values.items() if way not in ("labels", "images")}
+    less = [f"{NAMES[way]} ({of:.1f})" for way, of in others.items() if of < spread(values["labels"])]
+    return f" Less than learned labels spread: {', '.join(less)}." if less else ""
+
+
+def below_one_hot(values: dict[str, dict[str | float, float]]) -> str:
+    """A sentence where learned images do worse than the real ones that they began as."""
+    images, real = (values[way].get("shuffled") for way in ("images", "one-hot"))
+    if images is None or real is None or images >= real:
+        return ""
+    return (
+        f"Trained as the files say, learned images reach {images:.1f} %, less than the {real:.1f} % of one-hot "
+        "labels on the real images that they began as: here they are learned badly, and how far they spread says "
+        "little of images that are learned well."
+    )
+
+
+def certainty(found: dict[str, dict[str | float, list[float]]], idle: list[str | float]) -> str:
+    """How sure the difference of the two spreads is, from the spread within each training.
+
+    Trainings pair up by their number: it gives the seed, whatever the labels and the value on the axis. The mean
+    spread within trainings is above the spread of means, since each training adds its own noise.
+    """
+    if any(0.0 in values for of in found.values() for values in of.values()):
+        return "A training diverged, so that trainings do not pair up: how sure that is, is not known."
+    said = []
+    for left_out in ([], idle) if idle else ([],):
+        spreads = []
+        for way in ("labels", "images"):
+            columns = [values for key, values in found[way].items() if key not in left_out]
+            spreads.append(np.ptp(np.array(columns), axis=0).tolist())
+        gap = paired_difference([spreads[0]], [spreads[1]])
+        if gap is None or gap.low is None or gap.high is None:
+            continue
+        clear = "" if gap.low > 0 or gap.high < 0 else ", too wide to tell them apart"
+        beside = f" without {', '.join(map(str, left_out))}" if left_out else ""
+        said.append(f"{gap.mean:+.1f} points{beside} (95 % interval {gap.low:+.1f} to {gap.high:+.1f}{clear})")
+    if not said:
+        return "From so few trainings nothing is known of how sure that is."
+    count = len(next(iter(found["labels"].values())))
+    return f"Within a training, labels minus images: {'; '.join(said)}, by Student’s t over {count} trainings."
 
 
 def compared(labels: float, images: float) -> str:

@@ -63,6 +63,8 @@ def test_terminal_and_report_show_the_numbers_of_the_file(finished: tuple[Path, 
         assert f"{row['accuracy_mean']:.1f}" in printed
         assert f"{row['accuracy_mean']:.1f}" in page
     assert "torch and cvxpylayers differ by" in printed
+    assert "distilling, once" in printed
+    assert "pay for itself" in printed or "paid for itself" in printed
 
 
 def test_evaluate_report_and_info_work_on_the_file(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -121,6 +123,9 @@ def test_compress_writes_a_smaller_file_and_info_shows_the_budget(
     file, small = finished[0] / "distilled.safetensors", tmp_path / "small.safetensors"
     done = run("compress", file, "--bits", "4", "--top-k", "5", "--out", small)
     assert "labels 800 → 360 bytes" in done.stdout, done.stderr
+    told = run("compress", file, "--bits", "4", "--top-k", "5", "--out", small, "--json", "-")
+    record = json.loads(told.stdout)
+    assert (record["bytes_before"]["labels"], record["bytes"]["labels"]) == (800, 360)
     assert small.stat().st_size < file.stat().st_size
     shown = run("info", small).stdout
     assert "images 1,280, labels 360, total 1,640" in shown
@@ -157,7 +162,9 @@ def test_moments_of_shards_give_the_labels_of_one_pass(
     assert run("moments", "merge", "1.st", "0.st", "--out", "all.st").exit_code == 0
     assert "1,258" in run("moments", "info", "all.st").stdout
     common = ["--base-size", "20", "--no-evaluate", *QUICK]
-    assert run("distill", *common, "--moments", "all.st", "--out", "merged").exit_code == 0
+    done = run("distill", *common, "--moments", "all.st", "--out", "merged", "--json", "-")
+    assert json.loads(done.stdout) == json.loads(Path("merged/metrics.json").read_text())
+    assert "wrote merged/metrics.json" in done.stderr
     direct, merged = (cd.load(folder / "distilled.safetensors") for folder in (finished[0], Path("merged")))
     np.testing.assert_allclose(direct.labels, merged.labels, atol=1e-6)
     assert not merged.is_cross

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from convexdistill.distilled import DistilledSet
-from convexdistill.errors import ParameterRangeError, UnknownNameError
-from convexdistill.evaluate.cells import Cell, NetworkLike
+from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
+from convexdistill.evaluate.cells import Cell, NetworkLike, network_name
 from convexdistill.evaluate.label_loss import LabelLoss
 from convexdistill.features import NETWORKS
 from convexdistill.training import Recipe, find_optimizer
@@ -29,7 +29,7 @@ BASELINES: dict[str, str] = {
     "random-subset": "as many images with hard labels as take the same bytes",
     "nearest-neighbour": "the class of the nearest base image; no network",
     "nearest-mean": "the class with the nearest mean of base images; no network",
-    "trained-teacher": "probabilities of a network that was trained on the whole target",
+    "trained-teacher": "probabilities of the first of the networks, trained on the whole target",
     "full-data": "a network trained on the whole target",
 }
 SLOW = frozenset(("trained-teacher", "full-data"))
@@ -66,6 +66,10 @@ class Axes:
         """Whether a baseline needs a network that was trained on the whole target."""
         return bool(SLOW & self.baselines)
 
+    def needs_target(self, first: DistilledSet) -> bool:
+        """Whether a baseline of this set depends on the target's train split."""
+        return self.trains_on_everything or "random-subset" in self.baselines or first.is_cross
+
     @classmethod
     def checked(
         cls,
@@ -86,18 +90,23 @@ class Axes:
         Raises:
             ParameterRangeError: an empty axis, or a number outside its range.
             UnknownNameError: an unknown name; the message lists the known ones.
+            InvalidInputError: two networks of the same name.
         """
         networks, optimizers = tuple(networks), tuple(optimizers)
-        if repeats < 1 or not (sets and networks and optimizers):
+        if repeats < 1:
             raise ParameterRangeError(
-                "evaluation needs at least one distilled set, network, optimizer and repeat, found "
-                f"{len(sets)}, {len(networks)}, {len(optimizers)} and {repeats}"
+                f"repeats must be at least 1, found {repeats}; name how many trainings to make"
             )
+        for what, values in (("distilled set", sets), ("network", networks), ("optimizer", optimizers)):
+            if not values:
+                raise ParameterRangeError(f"evaluation needs at least one {what}, found none; name one or more")
         if workers < 1:
             raise ParameterRangeError(f"workers must be at least 1, found {workers}")
         for network in networks:
             if isinstance(network, str) and network not in NETWORKS:
                 raise UnknownNameError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
+        networks = tuple(_unique(networks))
+        _check_names(networks)
         names = tuple(_unique(find_optimizer(name)[0] for name in optimizers))
         wanted = frozenset(BASELINES) - SLOW if baselines is None else frozenset(baselines)
         # Labels that a file brings are baselines by its own names.
@@ -107,7 +116,7 @@ class Axes:
         if baselines is None:
             wanted |= set(sets[0].baselines)
         axes = cls(
-            networks=tuple(_unique(networks)),
+            networks=networks,
             optimizers=names,
             rates=tuple(_unique(map(_rate, learning_rates))),
             steps=tuple(_unique(map(_steps, steps))),
@@ -120,9 +129,15 @@ class Axes:
             check_augmentation(name)
         for name in axes.orders:
             check_order(name)
-        for what in ("rates", "steps", "losses", "augmentations", "orders"):
-            if not getattr(axes, what):
-                raise ParameterRangeError(f"evaluation needs at least one of: {what}")
+        rest = (axes.rates, axes.steps, axes.losses, axes.augmentations, axes.orders)
+        for what, found in zip(
+            ("learning rates", "steps", "losses", "augmentations", "orders"), rest, strict=True
+        ):
+            if not found:
+                raise ParameterRangeError(
+                    f"evaluation needs at least one value for the {what}, found none; name some, or leave "
+                    "them out for the default"
+                )
         return axes
 
     def cells(self, recipe: Recipe) -> list[Cell]:
@@ -142,6 +157,30 @@ class Axes:
                 cell = Cell(network, optimizer, factor * number, loss, augmentation, order)
             found.append(cell)
         return list(_unique(found))
+
+
+def _check_names(networks: Sequence[NetworkLike]) -> None:
+    """Raise where two networks have one name: rows and cells are told apart by it."""
+    names = [network_name(network) for network in networks]
+    if same := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidInputError(
+            f"{names.count(same[0])} networks are called {same[0]!r}, and their rows could not be told apart; "
+            "give each function a name of its own (its __name__)"
+        )
+
+
+def check_lasting_names(networks: Sequence[NetworkLike]) -> None:
+    """Raise where a network has no name that a cache could know it by in a later run.
+
+    Raises:
+        InvalidInputError: a network is a lambda.
+    """
+    for network in networks:
+        if "<lambda>" in network_name(network):
+            raise InvalidInputError(
+                "a cache knows networks by their names, but a lambda has none; define the network with def, or go "
+                "without a cache"
+            )
 
 
 def _unique(values: Iterable[T]) -> Iterator[T]:

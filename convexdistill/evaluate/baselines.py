@@ -48,7 +48,7 @@ def candidates(
         recipe: that the distilled labels are trained with.
         transferred: see :func:`transferred_labels`; needed across data sets.
         loss: that networks are trained under.
-        trained_teacher: ``(n, C)`` probabilities of a network that was trained on the whole target.
+        trained_teacher: ``(n, C)`` probabilities of the network that was trained on the whole target.
     """
     own, space = loss.name == OWN, distilled.label_space
     found = [loss.apply("distilled", distilled.labels, space, recipe)]

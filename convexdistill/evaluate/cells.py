@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -109,8 +110,24 @@ class Task:
 
 
 def network_name(network: NetworkLike) -> str:
-    """A network's name, or that of the function that builds it."""
-    return network if isinstance(network, str) else getattr(network, "__name__", type(network).__name__)
+    """A network's name, or that of the function that builds it; of a partial one with its arguments.
+
+    Example:
+        >>> from convexdistill.features import NETWORKS
+        >>> network_name("lenet"), network_name(functools.partial(NETWORKS["convnet"], width=64))
+        ('lenet', 'convnet(width=64)')
+    """
+    if isinstance(network, str):
+        return network
+    if isinstance(network, functools.partial):
+        given = [*map(_plain, network.args), *(f"{key}={_plain(v)}" for key, v in network.keywords.items())]
+        return f"{network_name(network.func)}({', '.join(given)})"
+    return getattr(network, "__name__", type(network).__name__)
+
+
+def _plain(value: object) -> str:
+    """An argument in a name: other objects by their type, as their own words may change from run to run."""
+    return repr(value) if isinstance(value, bool | int | float | str | None) else type(value).__name__
 
 
 def compute(task: Task, cell: Cell) -> list[Row]:

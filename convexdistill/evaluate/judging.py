@@ -132,7 +132,7 @@ def with_differences(rows: Sequence[Row], runs: Mapping[str, Sequence[Sequence[f
 
 def with_difference_to(row: Row, everything: Row) -> Row:
     """A distilled row with its difference to networks trained on everything, which pair up with nothing."""
-    found = unpaired_difference(row.runs, everything.runs) if row.labels == DISTILLED else None
+    found = unpaired_difference(row.by_base_set, everything.by_base_set) if row.labels == DISTILLED else None
     if found is None:
         return row
     return replace(row, differences={**row.differences, everything.labels: asdict(found)})

@@ -25,7 +25,8 @@ def metrics(
 
     Returns:
         ``target``, ``source``, ``base_size``, ``method``, ``backend``, ``base_sets`` (what each one chose),
-        ``seeds``, ``seconds``, ``results``, and the settings and the certificate of the first set.
+        ``seeds`` (of the base sets), ``seconds``, ``evaluation`` (``seed``, ``repeats`` and ``machine`` of the
+        trainings, where there was one), ``results``, and the settings and the certificate of the first set.
     """
     first = sets[0]
     manifest = first.manifest
@@ -44,6 +45,7 @@ def metrics(
         "seeds": [one.manifest["seed"] for one in sets],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         **({} if cost is None else {"cost": dict(cost)}),
+        **({} if table is None or not table.how else {"evaluation": dict(table.how)}),
         "results": [] if table is None else table.to_dicts(),
         "selection": manifest["selection"]["method"],
         **{name: manifest[name] for name in ("lam", "gamma", "prior") if name in manifest},

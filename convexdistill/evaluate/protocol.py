@@ -13,12 +13,14 @@ from torch import Tensor
 from convexdistill import data as data_sets
 from convexdistill.data import ImageData
 from convexdistill.device import resolve_device
+from convexdistill.distill.versions import versions
 from convexdistill.distilled import DistilledSet
-from convexdistill.evaluate.axes import Axes
+from convexdistill.evaluate.axes import Axes, check_lasting_names
 from convexdistill.evaluate.baselines import untrained_accuracy
 from convexdistill.evaluate.cache import Cache, row_from_dict
 from convexdistill.evaluate.cells import Cell, NetworkLike, Task, network_name
 from convexdistill.evaluate.judging import with_difference_to
+from convexdistill.evaluate.machine import machine
 from convexdistill.evaluate.table import EvaluationTable, Row, summarise
 from convexdistill.evaluate.task import prepare_task
 from convexdistill.evaluate.whole_target import FULL_DATA, REPEATS, train_on_everything
@@ -46,7 +48,8 @@ def evaluate(
 
     Args:
         distilled: one set, or several of one job that differ in their base images.
-        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``.
+        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``, each
+            of its own ``__name__``; a ``functools.partial`` is named with its arguments.
         optimizers: names (:func:`convexdistill.training.optimizer_names`).
         repeats: trainings for each row and base set.
         target: the target's train split; loaded by name where it is needed and not given.
@@ -59,7 +62,7 @@ def evaluate(
     Raises:
         ParameterRangeError: ``repeats`` below 1, or no set, network or optimiser at all.
         UnknownNameError: unknown network or optimiser.
-        InvalidInputError: the sets or splits have different classes or image shapes.
+        InvalidInputError: the sets or splits have different classes or image shapes; two networks have one name.
 
     Example:
         >>> import convexdistill as cd
@@ -113,7 +116,8 @@ def matrix(
 
     Args:
         distilled: one set, or several of one job that differ in their base images.
-        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``.
+        networks: names (:data:`convexdistill.features.NETWORKS`) or functions of ``(shape, num_classes)``, each
+            of its own ``__name__``; a ``functools.partial`` is named with its arguments.
         optimizers: names (:func:`convexdistill.training.optimizer_names`): those of
             :data:`convexdistill.training.OPTIMIZERS`, or of any class of ``torch.optim``.
         learning_rates: numbers; ``"auto"``: the one in the file, for an optimiser that is not the file's its
@@ -126,7 +130,8 @@ def matrix(
         orders: names (:data:`convexdistill.training.ORDERS`).
         repeats: trainings for each row and base set.
         baselines: names (:data:`convexdistill.evaluate.BASELINES`); default: the quick ones. ``"full-data"`` and
-            ``"trained-teacher"`` train the network on the whole target.
+            ``"trained-teacher"`` train networks on the whole target: the first of ``networks`` gives the teacher's
+            labels, on which all of them are trained.
         target: the target's train split; loaded by name where it is needed and not given.
         validation: the target's validation split; loaded by name if not given.
         test: the target's test split; loaded by name if not given.
@@ -140,8 +145,9 @@ def matrix(
     Raises:
         ParameterRangeError: a number outside its range, or an empty list.
         UnknownNameError: an unknown name; the message lists the known ones.
-        InvalidInputError: the sets or splits have different classes or image shapes; the cache is of another
-            evaluation; a network cannot be sent to a worker.
+        InvalidInputError: the sets or splits have different classes or image shapes; two networks have one name;
+            the cache is of another evaluation, or a network is a lambda, which a cache cannot know again; a
+            network cannot be sent to a worker.
 
     Example:
         >>> import convexdistill as cd
@@ -167,12 +173,14 @@ def matrix(
         workers,
         sets,
     )
+    if cache is not None:
+        check_lasting_names(axes.networks)
     start = time.perf_counter()
-    task = prepare_task(sets, axes, target, validation, test, root, repeats, seed, resolve_device(device))
-    whole = target
-    if axes.trains_on_everything and whole is None:
-        whole = task.target or data_sets.load(sets[0].manifest["target"]["name"], split="train", root=root)
-    kept = Cache(None if cache is None else Path(cache), _settings(task, axes))
+    whole = None
+    if axes.needs_target(sets[0]):
+        whole = target or data_sets.load(sets[0].manifest["target"]["name"], split="train", root=root)
+    task = prepare_task(sets, axes, whole, validation, test, root, repeats, seed, resolve_device(device))
+    kept = Cache(None if cache is None else Path(cache), _settings(task, axes, whole) if cache else {})
 
     full: dict[str, Row] = {}
     if axes.trains_on_everything:
@@ -199,13 +207,16 @@ def matrix(
             rows.append(row if against is None else with_difference_to(row, against))
     rows += full.values() if FULL_DATA in axes.baselines else ()
     rows += [_untrained_row(name, runs, sets, task.validation) for name, runs in task.untrained.items()]
-    return EvaluationTable(tuple(rows), time.perf_counter() - start)
+    how = {"seed": seed, "repeats": repeats, "machine": machine(task.device)}
+    return EvaluationTable(tuple(rows), time.perf_counter() - start, how)
 
 
-def _settings(task: Task, axes: Axes) -> dict[str, object]:
-    """What a cache of cells must agree in."""
+def _settings(task: Task, axes: Axes, target: ImageData | None) -> dict[str, object]:
+    """What a cache of cells must agree in: all that its numbers depend on beside the cell."""
     return {
+        "versions": {name: version for name, version in versions().items() if name in ("convexdistill", "torch")},
         "distilled sets": [one.fingerprint for one in task.sets],
+        "target": None if target is None else target.fingerprint,
         "validation split": task.validation.fingerprint,
         "test split": task.test.fingerprint,
         "repeats": task.repeats,

@@ -33,7 +33,7 @@ def interval(runs: Runs) -> Interval:
         >>> round(low, 1), round(high, 1)
         (73.4, 100.0)
     """
-    mean, low, high = _t_interval(_observations(runs))
+    mean, low, high = _t_interval(observations(runs))
     if low is None or high is None or mean is None:
         return None, None
     return max(0.0, low), min(100.0, high)
@@ -78,7 +78,7 @@ class Paired:
         high: upper end.
         pairs: how many pairs.
         over: what is paired: ``"base sets"``, or ``"trainings"`` where there is a single base set;
-            ``"unpaired trainings"`` where nothing pairs up.
+            ``"unpaired base sets"`` or ``"unpaired trainings"`` where nothing pairs up.
     """
 
     mean: float
@@ -114,35 +114,45 @@ def paired_difference(
             return None
         pairs = zip(mine, wide, strict=True)
         differences.append([a - b for a, b in pairs if a is not None and b is not None])
-    mean, low, high = _t_interval(found := _observations(differences))
+    mean, low, high = _t_interval(found := observations(differences))
     if mean is None:
         return None
     return Paired(mean, low, high, len(found), "base sets" if len(ours) > 1 else "trainings")
 
 
-def unpaired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Paired | None:
-    """The difference of the means of independent trainings, with Welch's 95 % interval; ``None`` without runs.
+def unpaired_difference(ours: Runs, theirs: Runs) -> Paired | None:
+    """The difference of two means, with Welch's 95 % interval; ``None`` without runs.
+
+    The observations of either side are the means of its base sets, or its trainings where it has a single one.
+
+    Args:
+        ours: for each base set, the accuracy of each training.
+        theirs: the same of the other.
 
     Example:
-        >>> found = unpaired_difference([90.0, 92.0], [97.0, 98.0, 99.0])
+        >>> found = unpaired_difference([[90.0, 92.0]], [[97.0, 98.0, 99.0]])
         >>> found.mean, round(found.low, 1), found.over
         (-7.0, -13.0, 'unpaired trainings')
+        >>> unpaired_difference([[90.0, 90.5], [92.0, 91.5]], [[97.0, 98.0, 99.0]]).over
+        'unpaired base sets'
     """
-    if not (ours and theirs):
+    over = f"unpaired {'base sets' if len(ours) > 1 or len(theirs) > 1 else 'trainings'}"
+    a, b = observations(ours), observations(theirs)
+    if not (a and b):
         return None
-    mean = float(np.mean(ours) - np.mean(theirs))
-    pairs, over = min(len(ours), len(theirs)), "unpaired trainings"
+    mean = float(np.mean(a) - np.mean(b))
+    pairs = min(len(a), len(b))
     if pairs < 2:
         return Paired(mean, None, None, pairs, over)
-    if len({*ours}) == len({*theirs}) == 1:  # no spread at all
+    if len({*a}) == len({*b}) == 1:  # no spread at all
         return Paired(mean, mean, mean, pairs, over)
     from scipy import stats  # takes half a second to import
 
-    found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    found = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return Paired(mean, float(found.low), float(found.high), pairs, over)
 
 
-def _observations(runs: Runs) -> list[float]:
+def observations(runs: Runs) -> list[float]:
     """The independent observations: the base sets' means, or the trainings of a single base set."""
     if len(runs) == 1:
         return list(runs[0])

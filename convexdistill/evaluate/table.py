@@ -28,7 +28,9 @@ class Row:
         accuracy_std: standard deviation over all trainings; ``None`` of a single one.
         accuracy_ci95: 95 % interval of the mean by Student's t, see
             :func:`convexdistill.evaluate.statistics.interval`; ``(None, None)`` of a single run.
-        std_base_sets: standard deviation of the base sets' means; ``None`` of a single base set.
+        std_base_sets: standard deviation of the base sets' means; ``None`` of a single base set. It holds a
+            share of the trainings' own spread, since each mean is over a few of them: its square is expected to
+            be the variance of the choice of base images plus ``std_training`` squared over the trainings a set.
         std_training: standard deviation of trainings on the same base set; ``None`` where there is one.
         base_sets: number of base sets.
         runs: test accuracy of every training that did not diverge, base set by base set.
@@ -97,6 +99,13 @@ class Row:
         """``accuracy_mean``, and 0 where all trainings diverged: for sorting and for axes."""
         return 0.0 if self.accuracy_mean is None else self.accuracy_mean
 
+    @property
+    def by_base_set(self) -> list[list[float]]:
+        """``runs``, base set by base set."""
+        sizes = self.trainings or [len(part) for part in np.array_split(self.runs, max(self.base_sets, 1))]
+        ends = np.cumsum(sizes).tolist()
+        return [list(self.runs[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
+
 
 def summarise(
     runs: Sequence[Sequence[float | None]], validation_runs: Sequence[Sequence[float | None]], **facts: Any
@@ -141,10 +150,12 @@ class EvaluationTable:
     Attributes:
         rows: the rows.
         seconds: how long it took.
+        how: ``seed`` and ``repeats`` of the trainings, and the ``machine``; empty of a table made by hand.
     """
 
     rows: tuple[Row, ...]
     seconds: float
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)

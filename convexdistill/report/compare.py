@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexdistill.evaluate import Row
-from convexdistill.evaluate.statistics import paired_difference
+from convexdistill.evaluate.statistics import observations, paired_difference
 
 DISTILLED = "distilled"
 FULL_DATA = "full-data"
@@ -42,9 +42,9 @@ class Difference:
 def difference(row: Row, baseline: Row) -> Difference | None:
     """The paired difference of two rows; ``None`` where their runs do not pair up.
 
-    Every row trains on the same base images, so the luck of a base set cancels; trainings with the same
-    number share their seed. What the evaluation has recorded is taken as it is; it alone knows which
-    trainings have diverged.
+    Rows of the same base images share the luck of each base set, which cancels; trainings with the same number
+    share their seed. A random subset has images of its own, and shares the seeds alone. What the evaluation has
+    recorded is taken as it is; it alone knows which trainings have diverged.
 
     Example:
         >>> facts = dict(network=None, optimizer=None, loss=None, label_scale=None, steps=())
@@ -59,14 +59,14 @@ def difference(row: Row, baseline: Row) -> Difference | None:
         return Difference(**recorded)
     if row.diverged or baseline.diverged:
         return None
-    found = paired_difference(by_base_set(row), by_base_set(baseline))
+    found = paired_difference(row.by_base_set, baseline.by_base_set)
     return None if found is None else Difference(found.mean, found.low, found.high, found.pairs, found.over)
 
 
 def unpaired(row: Row, other: Row) -> Difference | None:
     """The difference of rows on different base images: Welch's interval, which assumes no equal spread.
 
-    The observations are the base sets' means, or the trainings where either row has a single base set.
+    The observations of either row are the means of its base sets, or its trainings where it has a single one.
 
     Example:
         >>> facts = dict(network=None, optimizer=None, loss=None, label_scale=None, steps=())
@@ -77,8 +77,7 @@ def unpaired(row: Row, other: Row) -> Difference | None:
         >>> found.mean, found.pairs, found.over, found.is_clear
         (9.0, 2, 'unpaired', False)
     """
-    several = row.base_sets > 1 and other.base_sets > 1
-    a, b = ([float(np.mean(g)) for g in by_base_set(r) if g] if several else list(r.runs) for r in (row, other))
+    a, b = observations(row.by_base_set), observations(other.by_base_set)
     if not a or not b:
         return None
     mean, pairs = float(np.mean(a) - np.mean(b)), min(len(a), len(b))
@@ -88,13 +87,6 @@ def unpaired(row: Row, other: Row) -> Difference | None:
 
     ends = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     return Difference(mean, float(ends.low), float(ends.high), pairs, "unpaired")
-
-
-def by_base_set(row: Row) -> list[list[float]]:
-    """The runs of a row, base set by base set."""
-    sizes = row.trainings or [len(part) for part in np.array_split(np.asarray(row.runs), max(row.base_sets, 1))]
-    ends = np.cumsum(sizes).tolist()
-    return [list(row.runs[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
 Setting = tuple[object, ...]

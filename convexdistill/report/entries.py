@@ -12,9 +12,10 @@ from convexdistill.distilled import DistilledSet, load
 from convexdistill.errors import FileFormatError, InvalidInputError
 from convexdistill.evaluate import Row
 from convexdistill.files import read_json
-from convexdistill.report.compare import DISTILLED, Difference, Standing, difference, standing, unpaired
+from convexdistill.report.compare import DISTILLED, Difference, Standing, difference, setting, standing, unpaired
 
 METRICS = "metrics.json"
+OF_BIAS = ("subgroups", "disparities")
 _AGAIN = "write it again with `convexdistill evaluate FILE --json metrics.json`"
 
 
@@ -56,7 +57,7 @@ def entry(distilled: DistilledSet, metrics: Mapping[str, Any] | None, name: str 
 
 
 def read_entries(files: Sequence[Path], metrics: Sequence[Path] = ()) -> list[Entry]:
-    """Sets from files, each with the numbers beside it: ``STEM.json``, else ``metrics.json``, else none.
+    """Sets from files, each with its numbers: those of ``metrics``, else those beside it, else none.
 
     Args:
         files: at least one.
@@ -72,7 +73,7 @@ def read_entries(files: Sequence[Path], metrics: Sequence[Path] = ()) -> list[En
         )
     entries = []
     for k, (file, name) in enumerate(zip(files, distinct_names(files), strict=True)):
-        numbers = metrics[k] if metrics else _beside(file)
+        numbers = metrics[k] if metrics else numbers_beside(file)
         try:
             record = None if numbers is None else read_json(numbers)
             entries.append(entry(load(file), record, name))
@@ -84,8 +85,19 @@ def read_entries(files: Sequence[Path], metrics: Sequence[Path] = ()) -> list[En
     return entries
 
 
-def _beside(file: Path) -> Path | None:
+def numbers_beside(file: Path) -> Path | None:
+    """The file of the numbers that lie beside a set: ``STEM.json``, else ``metrics.json``, else none."""
     return next((p for p in (file.with_suffix(".json"), file.parent / METRICS) if p.is_file()), None)
+
+
+def groups_in(path: Path, distilled: DistilledSet) -> dict[str, Any]:
+    """What ``convexdistill bias`` has written of this set into a file of numbers; nothing where there is none."""
+    try:
+        before = read_json(path) if path.is_file() else {}
+        rows_of(before, distilled)
+    except FileFormatError:  # cut off, or the numbers of another set
+        return {}
+    return {name: before[name] for name in OF_BIAS if name in before}
 
 
 def distinct_names(files: Sequence[Path]) -> list[str]:
@@ -147,16 +159,19 @@ def _short(value: object) -> str:
 def against(first: Entry, other: Entry) -> Difference | None:
     """``other`` minus ``first``, of their main rows; ``None`` where either has none.
 
-    Paired where both were trained in the same way on the same base images with the same seeds, else unpaired.
+    Paired where both were trained in the same way on the same base images, with a seed that both have recorded;
+    else unpaired.
     """
     if first.standing is None or other.standing is None:
         return None
     ours, theirs = other.standing.row, first.standing.row
-    same = [
+    images = [
         (e.distilled.indices.tolist(), e.distilled.manifest["source"]["fingerprint"], e.metrics.get("seeds"))
         for e in (first, other)
     ]
-    if same[0] == same[1] and (ours.network, ours.optimizer) == (theirs.network, theirs.optimizer):
+    seeds = [(e.metrics.get("evaluation") or {}).get("seed") for e in (first, other)]
+    # A seed that was not recorded may be any.
+    if images[0] == images[1] and seeds[0] == seeds[1] is not None and setting(ours) == setting(theirs):
         plain = Row(**{**{field.name: getattr(ours, field.name) for field in fields(Row)}, "differences": {}})
         return difference(plain, theirs) or unpaired(ours, theirs)
     return unpaired(ours, theirs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from convexdistill.evaluate import Row
+from convexdistill.evaluate.baselines import UNTRAINED
 from convexdistill.report import words
-from convexdistill.report.compare import DISTILLED, Difference
+from convexdistill.report.compare import DISTILLED, FULL_DATA, Difference
 from convexdistill.report.entries import Entry, against
 from convexdistill.report.tables import Cell, Heading, Line, Table
 
@@ -191,9 +192,21 @@ def differences(entries: Sequence[Entry]) -> Table | None:
         Heading("points (95 % interval)"),
         Heading("pairs"),
     )
-    caption = "Distilled labels minus each baseline, paired: the same images, the same seeds."
+    caption = _paired_how({name for one in entries for row in one.rows for name in row.differences})
     head = (*([Heading("set", False)] if many else []), *names)
     return Table("differences", caption, head, tuple(lines)) if lines else None
+
+
+def _paired_how(names: Set[str]) -> str:
+    """What pairs up with these baselines: not all have the images, the seeds or a training."""
+    said = ["Distilled labels minus each baseline, paired: the same base images, the same seeds"]
+    if "random-subset" in names:
+        said.append(f"“{words.label_name('random-subset')}” shares the seeds alone")
+    if names & set(UNTRAINED):
+        said.append("what needs no training shares the base images alone")
+    if FULL_DATA in names:
+        said.append("the full data shares neither, and is not paired")
+    return "; ".join(said) + "."
 
 
 def _gap_of(record: Mapping[str, Any]) -> Cell:

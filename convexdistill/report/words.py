@@ -51,7 +51,8 @@ LABELS: dict[str, tuple[str, str, str]] = {
     "trained-teacher": (
         "trained teacher",
         "a trained teacher’s labels",
-        "Each image is labelled with the probabilities of a network trained on the whole target set.",
+        "Each image is labelled with the probabilities of one network, the first that was evaluated, trained on "
+        "the whole target set.",
     ),
     "random-subset": (
         "more images, one-hot",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 import threading
 
@@ -243,12 +244,10 @@ def test_reading_ahead_keeps_order_hands_over_errors_and_stops():
     assert not [t for t in threading.enumerate() if t.name == "convexdistill-read-ahead"]
 
 
-def test_the_hub_needs_its_library():
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
-        with pytest.raises(BackendUnavailableError, match=r"convexdistill\[hf\]"):
-            stream("hf:mnist")
+def test_the_hub_needs_its_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
+    with pytest.raises(BackendUnavailableError, match=r"convexdistill\[hf\]"):
+        stream("hf:mnist")
 
 
 def test_hugging_face_data_sets_stream():

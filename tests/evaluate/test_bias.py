@@ -228,6 +228,26 @@ def test_the_command_adds_the_numbers_to_those_beside_the_file(small):
             assert f"{one['accuracy']:.1f}" in done.output
 
 
+def test_bias_and_evaluate_write_into_the_file_that_is_read_and_keep_each_others_numbers(small):
+    file, folder = small
+    numbers, quick = file.with_suffix(".json"), ["--repeats", 1, "--baselines", "one-hot"]
+    assert run("evaluate", file, *quick, "--json", numbers).exit_code == 0
+    done = run("bias", file, "--repeats", 1)
+    assert f"wrote {numbers}" in done.stdout, done.output
+    assert not (folder / "metrics.json").exists()
+    before = json.loads(numbers.read_text())
+    assert before["subgroups"]
+    assert before["results"]
+    done = run("evaluate", file, *quick, "--seed", 1, "--json", numbers)
+    assert "one training on the distilled set" in done.stdout
+    after = json.loads(numbers.read_text())
+    assert [after[name] for name in ("subgroups", "disparities")] == [before["subgroups"], before["disparities"]]
+    assert (before["evaluation"]["seed"], after["evaluation"]["seed"]) == (0, 1)
+    numbers.write_text(json.dumps(before | {"base_size": 7}))  # of another set: nothing to keep
+    assert run("evaluate", file, *quick, "--json", numbers).exit_code == 0
+    assert "subgroups" not in json.loads(numbers.read_text())
+
+
 def test_a_wrong_column_costs_one_line(small):
     file, folder = small
     (folder / "short.csv").write_text("side\nleft\n")

@@ -1,6 +1,7 @@
 """The matrix: its axes, its cache, its workers and the baselines that train on everything."""
 
 import dataclasses
+import functools
 import json
 import warnings
 
@@ -12,7 +13,7 @@ from convexdistill import progress
 from convexdistill.data import load
 from convexdistill.distill import closed_form
 from convexdistill.errors import FileFormatError, InvalidInputError, ParameterRangeError, UnknownNameError
-from convexdistill.evaluate import cells, matrix, workers
+from convexdistill.evaluate import cells, matrix, protocol, workers
 from convexdistill.evaluate.baselines import candidates, random_subset, subset_size
 from convexdistill.evaluate.label_loss import LabelLoss, centred, probabilities
 from convexdistill.evaluate.whole_target import full_steps
@@ -111,7 +112,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert [row.learning_rate for row in longer if row.labels == "distilled"] == [1.0, 1.0, 0.01, 0.01, 2.0, 2.0]
 
 
-def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path):
+def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path, monkeypatch):
     file = tmp_path / "cells.jsonl"
     run(cache=file, steps=(2,), baselines=())
     before = file.read_bytes()
@@ -120,6 +121,15 @@ def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path):
     with pytest.raises(InvalidInputError, match="distilled sets"):
         matrix(dataclasses.replace(ONE, labels=ONE.labels * 2), cache=file, validation=VALIDATION, test=TEST)
     assert file.read_bytes() == before
+    half = DIGITS.subset(range(0, len(DIGITS), 2))
+    run(cache=file, steps=(2,), baselines=(), target=half)  # none of these rows depends on the target
+    subset = {"cache": tmp_path / "subset", "steps": (2,), "baselines": ("random-subset",), "repeats": 1}
+    run(**subset)
+    with pytest.raises(InvalidInputError, match=r"target: .* there, .* now"):
+        run(**subset, target=half)
+    monkeypatch.setattr(protocol, "versions", lambda: {"convexdistill": "0.0.1", "torch": "2"})
+    with pytest.raises(InvalidInputError, match=r"versions: .* there, .* now"):
+        run(cache=file, steps=(2,), baselines=())
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"results": []}) + "\n")
     with pytest.raises(FileFormatError, match="no cache of cells"):
@@ -135,6 +145,25 @@ def test_several_processes_give_the_same_table():
 def test_a_network_that_cannot_be_sent_to_a_worker_is_refused():
     with pytest.raises(InvalidInputError, match="cannot be sent to another process"):
         run(networks=(lambda *_: small((1, 8, 8), 10),), learning_rates=(1, 2), workers=2)
+
+
+def wide(shape, num_classes, width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def test_networks_are_told_apart_by_their_names(tmp_path, monkeypatch):
+    options = {"steps": (2,), "baselines": (), "repeats": 1}
+    partial = [functools.partial(wide, width=width) for width in (2, 40)]
+    table = run(networks=partial, cache=tmp_path / "cells", **options)
+    assert [row.network for row in table] == ["wide(width=2)", "wide(width=40)"]
+    alone = run(networks=partial[1:], **options)
+    assert table.rows[1].runs == alone.rows[0].runs != table.rows[0].runs
+    monkeypatch.setattr(cells, "courses", lambda *args, **more: pytest.fail("trained in vain"))
+    nameless = [lambda *_: partial[0](*_), lambda *_: partial[1](*_)]
+    with pytest.raises(InvalidInputError, match="2 networks are called '<lambda>'"):
+        run(networks=nameless, **options)
+    with pytest.raises(InvalidInputError, match="a lambda has none; define the network with def"):
+        run(networks=nameless[:1], cache=tmp_path / "other", **options)
 
 
 def test_the_bar_counts_every_cell_once():
@@ -203,8 +232,9 @@ def test_everything_and_a_teacher_that_was_trained_on_it(tmp_path):
         ({"learning_rates": ("x0",)}, ParameterRangeError, "found 'x0'"),
         ({"steps": (0,)}, ParameterRangeError, "steps must be a whole number of at least 1"),
         ({"steps": ("many",)}, ParameterRangeError, "found 'many'"),
-        ({"steps": ()}, ParameterRangeError, "at least one of: steps"),
-        ({"repeats": 0}, ParameterRangeError, "repeat"),
+        ({"steps": ()}, ParameterRangeError, "one value for the steps, found none; name some"),
+        ({"learning_rates": ()}, ParameterRangeError, "one value for the learning rates, found none; name some"),
+        ({"repeats": 0}, ParameterRangeError, "repeats must be at least 1, found 0; name how many"),
         ({"workers": 0}, ParameterRangeError, "workers must be at least 1"),
         ({"optimizers": ("muon",)}, InvalidInputError, "'muon' cannot train this network"),
     ],

@@ -165,13 +165,25 @@ def test_metrics_are_one_plain_record():
     assert record["seconds"] == {"accumulate": 0.123, "total": 2}
     assert (record["target"], record["source"], record["backend"]) == ("digits", "digits", "torch")
     assert len(record["seeds"]) == 2
+    assert (record["evaluation"]["seed"], record["evaluation"]["repeats"]) == (0, 2)
+    assert record["evaluation"]["machine"]["device"] == "cpu"
+    assert "evaluation" not in metrics(SETS, None, {})
     assert [result["labels"] for result in record["results"]] == WITHIN
     assert metrics(SETS[:1], None, {})["results"] == []
 
 
-@pytest.mark.parametrize("options", [{"repeats": 0}, {"networks": ()}, {"optimizers": ()}, {"sets": ()}], ids=str)
-def test_nothing_to_do_is_an_error(options):
-    with pytest.raises(ParameterRangeError, match="at least one distilled set, network"):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"repeats": 0}, "repeats must be at least 1, found 0; name"),
+        ({"networks": ()}, "at least one network, found none; name"),
+        ({"optimizers": ()}, "at least one optimizer, found none; name"),
+        ({"sets": ()}, "at least one distilled set, found none; name"),
+    ],
+    ids=str,
+)
+def test_nothing_to_do_is_an_error(options, said):
+    with pytest.raises(ParameterRangeError, match=said):
         run(**options)
 
 

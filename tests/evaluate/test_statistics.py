@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from convexdistill.evaluate.statistics import bootstrap_interval, paired_difference
+from convexdistill.evaluate.statistics import bootstrap_interval, paired_difference, unpaired_difference
 
 
 def test_the_bootstrap_of_one_base_set_is_scipys():
@@ -58,6 +58,16 @@ def test_what_diverged_takes_its_partner_with_it():
 def test_a_baseline_without_training_is_compared_with_every_training():
     found = paired_difference([[90.0, 92.0]], [[80.0]])
     assert (found.mean, found.pairs, found.over) == (11.0, 2, "trainings")
+
+
+def test_without_pairs_base_sets_are_the_units_where_there_are_several():
+    # Base sets far apart, trainings close: trainings on one base set say little about another.
+    ours, theirs = [[80.0, 80.1, 80.2], [85.0, 85.1, 85.2], [90.0, 90.1, 90.2]], [98.0, 98.2, 98.4]
+    found = unpaired_difference(ours, [theirs])
+    expected = stats.ttest_ind([80.1, 85.1, 90.1], theirs, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.pairs, found.over) == (3, "unpaired base sets")
+    assert unpaired_difference(ours, [[]]) is None
 
 
 def test_runs_that_do_not_pair_up_have_no_difference():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from convexdistill.evaluate import EvaluationTable
+from convexdistill.evaluate.judging import with_difference_to
 from convexdistill.evaluate.statistics import interval
 from convexdistill.evaluate.table import summarise
 
@@ -89,6 +90,13 @@ def test_rows_are_found_by_labels_network_and_optimizer():
     assert table.row("distilled", optimizer="sgd") is table.rows[2]
     with pytest.raises(KeyError):
         table.row("teacher", "convnet")
+
+
+def test_the_full_data_is_set_against_base_sets_not_trainings():
+    full = row("full-data", [[97.0, 97.2, 97.4]])
+    found = with_difference_to(row(runs=[[80.0, 80.2], [90.0, 90.2]]), full).differences["full-data"]
+    assert (found["pairs"], found["over"]) == (2, "unpaired base sets")
+    assert found["high"] - found["low"] > 60  # two base sets, ten points apart
 
 
 def test_records_survive_json():

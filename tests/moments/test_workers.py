@@ -114,9 +114,8 @@ def test_a_task_graph_gives_the_labels_of_one_process(tmp_path: Path) -> None:
         accumulate_tasks(POOL, DIGITS, shards=0)
 
 
-def test_task_graphs_need_their_library() -> None:
-    try:
-        import dask  # noqa: F401
-    except ImportError:
-        with pytest.raises(BackendUnavailableError, match=r"convexdistill\[dask\]"):
-            accumulate_tasks(POOL, DIGITS, shards=2)
+def test_task_graphs_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dask", "dask.delayed"):  # as if it were not installed
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailableError, match=r"convexdistill\[dask\]"):
+        accumulate_tasks(POOL, DIGITS, shards=2)

@@ -16,6 +16,7 @@ from convexdistill.files import write_json
 from convexdistill.report import entry, read_entries, record, render_page
 from convexdistill.report.compare import standing
 from convexdistill.report.entries import against, check_comparable
+from convexdistill.report.result_tables import differences
 
 
 @pytest.fixture
@@ -71,6 +72,37 @@ def test_the_same_base_images_are_compared_in_pairs(distilled, make_row, make_re
     assert (found.over, found.pairs) == ("base sets", 2)
     assert found.mean == pytest.approx(1.075)
     assert found.high - found.low < 1.0  # the base sets differ by four points, but in both alike
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {}, {"learning_rate": 0.1}, {"order": "fixed"}], ids=str)
+def test_trainings_of_another_seed_or_way_are_no_pairs(distilled, make_row, make_record, other):
+    seed = {"seed": other.get("seed")} if not other or "seed" in other else {"seed": 0}
+    way = {key: value for key, value in other.items() if key != "seed"}
+    ours, theirs = (make_row("distilled", [[90.0, 91.0, top]], **how) for top, how in ((92.0, {}), (93.0, way)))
+    a = entry(distilled, make_record(distilled, [ours]) | {"evaluation": {"seed": 0}}, "a")
+    b = entry(distilled, make_record(distilled, [theirs]) | {"evaluation": seed}, "b")
+    assert against(a, b).over == "unpaired"
+
+
+def test_a_file_of_several_base_sets_counts_by_them_beside_one_of_a_single_one(make_set, make_row, make_record):
+    several, single = make_set(12), make_set(8)
+    a = entry(several, make_record(several, [make_row("distilled", [[80.0, 80.1], [90.0, 90.1]])]), "a")
+    b = entry(single, make_record(single, [make_row("distilled", [[85.0, 85.1, 85.2]])]), "b")
+    found = against(a, b)
+    assert (found.pairs, found.high - found.low > 60) == (2, True)
+
+
+def test_the_caption_says_which_baselines_share_what(distilled, make_row, make_record):
+    gap = {"mean": 1.0, "low": 0.5, "high": 1.5, "pairs": 2, "over": "trainings"}
+
+    def caption(*names):
+        row = make_row("distilled", [[90.0, 91.0]], differences=dict.fromkeys(names, gap))
+        return differences([entry(distilled, make_record(distilled, [row]))]).caption
+
+    assert caption("one-hot").endswith("paired: the same base images, the same seeds.")
+    assert "“more images, one-hot” shares the seeds alone" in caption("one-hot", "random-subset")
+    assert "no training shares the base images alone" in caption("nearest-mean")
+    assert "the full data shares neither, and is not paired." in caption("full-data")
 
 
 def test_sets_without_numbers_can_be_compared(pair):
