@@ -33,8 +33,9 @@ class Optimizer(NamedTuple):
 
 
 # One step of L-BFGS is one iteration, so that numbers of steps can be compared. Its line search takes several
-# evaluations, and its curvature means nothing when the loss changes from step to step: it sees all examples.
-_LBFGS = MappingProxyType({"max_iter": 1, "history_size": 20, "line_search_fn": "strong_wolfe"})
+# evaluations (torch leaves it none for one iteration where max_eval is not given), and its curvature means nothing
+# when the loss changes from step to step: it sees all examples.
+_LBFGS = MappingProxyType({"max_iter": 1, "max_eval": 26, "history_size": 20, "line_search_fn": "strong_wolfe"})
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adam": Optimizer(torch.optim.Adam, 1e-3),

@@ -84,6 +84,16 @@ def test_lbfgs_sees_all_examples_and_goes_far():
     assert loss_after("lbfgs") < 1e-9 < 1e-3 < loss_after("sgd")
 
 
+def test_lbfgs_searches_along_its_line():
+    def loss_after(name):
+        (network, *_), targets = made(), 8 * TARGETS[:1]
+        train_together([network], IMAGES, targets, [Recipe("mse", optimizer=name)], [0], steps=40)
+        return nn.functional.mse_loss(network(IMAGES), targets[0]).item()
+
+    # With steps of length one, whatever the loss does, it is far behind on a network.
+    assert loss_after("lbfgs") < loss_after("adam")
+
+
 def test_optimisers_are_found_in_either_case_and_unknown_ones_list_the_known():
     assert Recipe("mse", optimizer="NAdam").optimizer == "nadam"
     assert Recipe("mse", optimizer="Adadelta").learning_rate == 1.0
