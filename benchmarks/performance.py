@@ -237,6 +237,24 @@ def plans(moments: dict[str, Any]) -> list[str]:
     return lines
 
 
+def trainings(record: dict[str, Any]) -> list[str]:
+    """Repeats that are trained side by side."""
+    name = f"{record['networks']} {record['network']}s, {record['steps']} steps, {record['threads']} threads"
+    return [
+        "## Repeats side by side",
+        "",
+        "`python benchmarks/evaluate.py`; trained as one grouped network, with the weights and minibatches that",
+        f"each has alone (largest difference {record['largest_difference']:.0e}):",
+        "",
+        f"- {name}: {record['seconds_one_by_one']:.1f} s one by one, {record['seconds_together']:.1f} s together, "
+        f"{record['ratio']:.2f} times as fast. Goal: {record['goal']:g} times. "
+        f"{verdict(record['ratio'], record['goal']).capitalize()}. A member spends its time in convolutions that "
+        "oneDNN computes no faster in groups; what is saved is the calls around them.",
+        "- CUDA: not measured yet; no GPU was at hand. Goal: 10 times.",
+        "",
+    ]
+
+
 def page() -> str:
     """The page, from the records alone."""
     moments = read("moments")
@@ -250,6 +268,7 @@ def page() -> str:
         *passes(moments),
         *scaling(read("scaling")),
         *solves(read("distil")),
+        *trainings(read("evaluate-cpu")),
         *model(moments),
         *plans(moments),
     ]

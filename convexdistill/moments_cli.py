@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,6 +66,7 @@ def moments_accumulate(
     ] = False,
     device: Device = "auto",
     data_root: DataRoot = None,
+    json: Json = None,
 ) -> None:
     """Sum the moments of a target set, or of one shard of it.
 
@@ -98,7 +99,7 @@ def moments_accumulate(
         moments.save(out)
         for file in [] if checkpoint is None else _checkpoints(checkpoint):
             file.unlink(missing_ok=True)
-        print(f"wrote {out}: {moments.images} images")
+        _say(moments, out, json, f"wrote {out}: {moments.images} images")
 
 
 def _target(name: str, whole_folder: bool, classes: str | None, root: str | None) -> ImageData | ImageStream:
@@ -140,6 +141,7 @@ def moments_merge(
     skip_duplicates: Annotated[
         bool, typer.Option("--skip-duplicates", help="Leave out files whose shards are all there already.")
     ] = False,
+    json: Json = None,
 ) -> None:
     """Add moments of disjoint parts.
 
@@ -161,7 +163,29 @@ def moments_merge(
     merged.save(out)
     missing = f"; still missing: {len(merged.missing)} shards" if merged.missing else ""
     left = f"; left out: {skipped} duplicates" if skipped else ""
-    print(f"wrote {out}: {merged.images} images{missing}{left}")
+    _say(merged, out, json, f"wrote {out}: {merged.images} images{missing}{left}")
+
+
+def _record(moments: Moments, file: Path) -> dict[str, Any]:
+    """What ``--json`` says of a file of moments, whichever command wrote or read it."""
+    return {
+        "target": dict(moments.target),
+        "images": moments.images,
+        "shape": list(moments.shape),
+        "counts": moments.counts.tolist(),
+        "extractors": [spec.to_dict() for spec in moments.pool],
+        "features": [len(gram) - 1 for gram in moments.gram],
+        "preprocessing": moments.preprocessing.to_dict(),
+        "missing": list(moments.missing),
+        "bytes": file.stat().st_size,
+    }
+
+
+def _say(moments: Moments, file: Path, json: Path | None, line: str) -> None:
+    """Say that a file is there, and its numbers where they are asked for."""
+    terminal.speaker(json)(line)
+    if json is not None:
+        terminal.write_record(json, _record(moments, file))
 
 
 @moments_app.command("info")
@@ -172,20 +196,7 @@ def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")
     specs = [spec.to_dict() for spec in moments.pool]
     per_class = moments.counts
     if json is not None:
-        terminal.write_record(
-            json,
-            {
-                "target": dict(moments.target),
-                "images": moments.images,
-                "shape": list(moments.shape),
-                "counts": per_class.tolist(),
-                "extractors": specs,
-                "features": [len(gram) - 1 for gram in moments.gram],
-                "preprocessing": moments.preprocessing.to_dict(),
-                "missing": list(moments.missing),
-                "bytes": file.stat().st_size,
-            },
-        )
+        terminal.write_record(json, _record(moments, file))
         return
     facts = {
         "target": f"{moments.target['name']} ({moments.target['split']}), {moments.num_classes} classes",

@@ -159,7 +159,10 @@ def test_moments_of_shards_give_the_labels_of_one_pass(
     part = run("distill", "--moments", "0.st", "--no-evaluate")
     assert part.exit_code == 2
     assert "lacks 1 shards" in part.stderr
-    assert run("moments", "merge", "1.st", "0.st", "--out", "all.st").exit_code == 0
+    merged = run("moments", "merge", "1.st", "0.st", "--out", "all.st", "--json", "-")
+    assert merged.exit_code == 0
+    assert json.loads(merged.stdout) == json.loads(run("moments", "info", "all.st", "--json", "-").stdout)
+    assert "wrote all.st: 1258 images" in merged.stderr
     assert "1,258" in run("moments", "info", "all.st").stdout
     common = ["--base-size", "20", "--no-evaluate", *QUICK]
     done = run("distill", *common, "--moments", "all.st", "--out", "merged", "--json", "-")
