@@ -205,8 +205,8 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
     else:
         near = transferred_labels([crossed], known.part)[0] - 1 / classes
         candidates.append(_candidate("transferred", "centred", near, scale))
-    shown = crossed if again is None else again
-    gap = shown.manifest["certificate"]["duality_gap"]
+    certified = again if setting.rows == "alternate" and again is not None else crossed
+    gap = certified.manifest["certificate"]["duality_gap"]
     facts = {"chosen": settings, "seconds": seconds, "duality_gap": gap, "target_images": len(known.part)}
     if again is not None:
         facts |= {name: again.manifest[name] for name in ("rounds", "outer_losses") if name in again.manifest}

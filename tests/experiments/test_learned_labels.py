@@ -9,6 +9,7 @@ from _learned_labels import Setting, measure
 from _learned_tables import Goal, gains, key_of, overview, rows_of
 
 import convexdistill as cd
+from convexdistill.training import Recipe
 
 LEARNED = ["cross-entropy, centred", "cross-entropy, paper", "squared, centred", "squared, paper"]
 WITHIN = [*LEARNED, "teacher, centred", "one-hot, centred", "one-hot, paper", "smoothed 0.1, paper"]
@@ -131,3 +132,13 @@ def test_one_verdict_a_cell_by_validation_on_the_base_sets_that_all_groups_have(
     first, second = overview(records, {(None, "digits", 10, "lenet", "random"): Goal(35)})[2:]
     assert "so far yes (1 of 5 sets)" in second
     assert "35" not in first
+
+
+def test_labels_that_nothing_certifies_have_the_gap_of_the_solve_they_start_from(monkeypatch):
+    def always(*given, **options):  # a recipe that is given leaves validation no choice between the two
+        return cd.distill.unrolled(*given, **{**options, "recipe": Recipe("mse", label_scale=8.0)})
+
+    monkeypatch.setitem(cd.distill.METHODS, "unrolled", always)
+    monkeypatch.setitem(_learned_labels.FURTHER, "unrolled", {"iterations": 1, "steps": 1, "count": 1})
+    result = measure(Setting("digits", 10, "lenet", 0, rows="unrolled", repeats=1), None)
+    assert 0 <= result["duality_gap"] < 1e-6
