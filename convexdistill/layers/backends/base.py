@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -146,14 +146,13 @@ def inside_transform(*tensors: Tensor) -> bool:
 def never_compiled(function: Callable[P, R]) -> Callable[P, R]:
     """``torch.compiler.disable`` at the first call, not at once: it imports torch._dynamo, which takes seconds."""
 
-    @cache
-    def disabled() -> Callable[P, R]:
-        wrapped: Callable[P, R] = torch.compiler.disable(function)
-        return wrapped
+    disabled: list[Callable[P, R]] = []  # once wrapped; a functools.cache is what Dynamo warns of
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return disabled()(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
 
     return call
 
