@@ -15,13 +15,13 @@ from convexdistill import distill
 from convexdistill.data import ImageData, load, stream
 from convexdistill.data.stream import STREAMED
 from convexdistill.device import resolve_device
+from convexdistill.differences import differences
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError, OutputError, UnknownNameError
 from convexdistill.evaluate import DISTIL_SECONDS, EvaluationTable, Spent, cost, evaluate, metrics, spending
 from convexdistill.features import NETWORKS, Pool, pool
 from convexdistill.files import write_json
 from convexdistill.moments import Moments, accumulate
-from convexdistill.moments.differences import differences
 from convexdistill.report import write_report
 from convexdistill.select import USES_MOMENTS, check, choose
 

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from convexdistill.differences import differences
 from convexdistill.errors import FileFormatError, InvalidInputError, OutputError
 from convexdistill.evaluate.table import Row
 
@@ -57,13 +58,9 @@ class Cache:
             self.records = {_key(line["cell"]): line["record"] for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise FileFormatError(f"{path} is no cache of cells ({error}); name another file") from error
-        names = sorted(set(found) | set(settings))
-        if other := [name for name in names if found.get(name) != settings.get(name)]:
-            told = "; ".join(
-                f"{name}: {_short(found.get(name))} there, {_short(settings.get(name))} now" for name in other
-            )
+        if differ := differences(found, settings):
             raise InvalidInputError(
-                f"{path} holds cells of another evaluation ({told}); name another file, or remove this one"
+                f"{path} holds cells of another evaluation ({differ}); name another file, or remove this one"
             )
 
     def get(self, cell: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -98,8 +95,3 @@ def _tuples(value: Any) -> Any:
 
 def _key(cell: Mapping[str, Any]) -> str:
     return json.dumps(cell, sort_keys=True)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "…"

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+from convexdistill.differences import differences
 from convexdistill.errors import FileFormatError, InvalidInputError
 from convexdistill.files import read_tensors, write_tensors
-from convexdistill.moments.differences import differences
 
 KIND = "moments-checkpoint"
 FORMAT_VERSION = 1

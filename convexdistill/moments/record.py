@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from convexdistill.data import Preprocessing
+from convexdistill.differences import differences
 from convexdistill.errors import FileFormatError, InvalidInputError, ParameterRangeError, ShapeError
 from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, Shape, spec_from_dict
 from convexdistill.features.network import output_features
 from convexdistill.files import read_tensors, write_tensors
 from convexdistill.moments import parts
-from convexdistill.moments.differences import differences
 
 KIND = "moments"
 FORMAT_VERSION = 1

@@ -76,7 +76,7 @@ def test_labels_move_along_where_they_may_and_a_killed_run_goes_on(tmp_path):
     assert torch.equal(whole.images, resumed.images)
     assert torch.equal(whole.labels, resumed.labels)
     assert (whole.labels - nn.functional.one_hot(BASE.labels, 10)).abs().max() > 0.01
-    with pytest.raises(InvalidInputError, match="start is noise there, base here"):
+    with pytest.raises(InvalidInputError, match='start: "noise" there, "base" now'):
         images(DIGITS, BASE, VALIDATION, checkpoint=path, **{**options, "start": "base"})
 
 

@@ -91,18 +91,16 @@ def test_a_finished_run_can_be_made_longer(tmp_path, method):
 def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(tmp_path, method):
     path = tmp_path / "checkpoint"
     run(method, checkpoint=path)
-    with pytest.raises(
-        InvalidInputError, match=r"label_rate is 0\.001 there, 0\.01 here; seed is 1 there, 2 here"
-    ):
+    with pytest.raises(InvalidInputError, match=r"label_rate: 0\.001 there, 0\.01 now; .*seed: 1 there, 2 now"):
         run(method, checkpoint=path, seed=2, label_rate=0.01)
-    with pytest.raises(InvalidInputError, match="base is"):
+    with pytest.raises(InvalidInputError, match="base: "):
         method(TARGET, choose(TARGET, 20, seed=9), PART, network=tiny, checkpoint=path, **SHORT)
 
 
 def test_a_checkpoint_of_the_other_method_or_a_damaged_one_is_refused(tmp_path):
     path = tmp_path / "checkpoint"
     run(online_ridge, checkpoint=path)
-    with pytest.raises(InvalidInputError, match="method is online-ridge there, second-order here"):
+    with pytest.raises(InvalidInputError, match='method: "online-ridge" there, "second-order" now'):
         run(second_order, checkpoint=path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(FileFormatError, match="not a whole safetensors file"):

@@ -116,7 +116,7 @@ def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path, 
     file = tmp_path / "cells.jsonl"
     run(cache=file, steps=(2,), baselines=())
     before = file.read_bytes()
-    with pytest.raises(InvalidInputError, match=r"repeats: 2 there, 3 now; steps: \[2\] there, \[4\] now"):
+    with pytest.raises(InvalidInputError, match=r"repeats: 2 there, 3 now; .*steps: \[2\] there, \[4\] now"):
         run(cache=file, steps=(4,), repeats=3, baselines=())
     with pytest.raises(InvalidInputError, match="distilled sets"):
         matrix(dataclasses.replace(ONE, labels=ONE.labels * 2), cache=file, validation=VALIDATION, test=TEST)
@@ -128,7 +128,7 @@ def test_a_cache_of_another_evaluation_is_refused_with_the_difference(tmp_path, 
     with pytest.raises(InvalidInputError, match=r"target: .* there, .* now"):
         run(**subset, target=half)
     monkeypatch.setattr(protocol, "versions", lambda: {"convexdistill": "0.0.1", "torch": "2"})
-    with pytest.raises(InvalidInputError, match=r"versions: .* there, .* now"):
+    with pytest.raises(InvalidInputError, match=r"versions\..* there, .* now"):
         run(cache=file, steps=(2,), baselines=())
     other = tmp_path / "other.json"
     other.write_text(json.dumps({"results": []}) + "\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from convexdistill.differences import differences
 from convexdistill.errors import FileFormatError, InvalidInputError
 from convexdistill.files import read_tensors, write_tensors
 
@@ -43,11 +44,9 @@ def read_checkpoint(
     tensors, facts = read_tensors(path, kind=KIND, version=VERSION)
     if missing := [name for name in FACTS if name not in facts]:
         raise FileFormatError(f"{path} lacks {missing[0]}; remove it to start anew")
-    found = facts["settings"]
-    if changed := [name for name in sorted({*found, *settings}) if found.get(name) != settings.get(name)]:
-        shown = "; ".join(f"{name} is {found.get(name)} there, {settings.get(name)} here" for name in changed)
+    if differ := differences(facts["settings"], settings):
         raise InvalidInputError(
-            f"{path} is a checkpoint of a run with other settings: {shown}; give them as they were, or name "
+            f"{path} is a checkpoint of a run with other settings ({differ}); give them as they were, or name "
             "another file"
         )
     if facts["epoch"] > epochs:

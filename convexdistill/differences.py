@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _ABSENT = object()
-MOST, LONGEST = 4, 90  # differences, and letters of a value
+MOST, LONGEST = 8, 90  # differences, and letters of a value
 
 
 def differences(found: Any, wanted: Any, places: tuple[str, str] = ("there", "now")) -> str:
@@ -21,8 +21,8 @@ def differences(found: Any, wanted: Any, places: tuple[str, str] = ("there", "no
     Example:
         >>> differences({"pool": [{"width": 8, "seed": 1}]}, {"pool": [{"width": 16, "seed": 1}]})
         'pool[0].width: 8 there, 16 now'
-        >>> differences([1, 2], [1])
-        '[1]: 2 there, nothing now'
+        >>> differences({"steps": [50, 100], "seed": 1}, {"steps": [50]})  # lists of plain values as a whole
+        'steps: [50, 100] there, [50] now; seed: 1 there, nothing now'
     """
     listed = list(_apart(found, wanted, "", places))
     more = [f"and {len(listed) - MOST} more"] if len(listed) > MOST else []
@@ -37,12 +37,16 @@ def _apart(found: Any, wanted: Any, path: str, places: tuple[str, str]) -> Itera
             yield from _apart(
                 found.get(key, _ABSENT), wanted.get(key, _ABSENT), f"{path}.{key}" if path else str(key), places
             )
-    elif isinstance(found, list) and isinstance(wanted, list):
+    elif isinstance(found, list) and isinstance(wanted, list) and any(map(_is_record, [*found, *wanted])):
         for i in range(max(len(found), len(wanted))):
             one, other = (values[i] if i < len(values) else _ABSENT for values in (found, wanted))
             yield from _apart(one, other, f"{path}[{i}]", places)
     else:
         yield f"{path}: {_short(found)} {places[0]}, {_short(wanted)} {places[1]}"
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _short(value: Any) -> str:
