@@ -29,7 +29,7 @@ def index_labels(
 
     Raises:
         ShapeError: not one label an image, or ``classes`` is not one list.
-        DataError: negative or fractional labels, labels outside ``classes``, or fewer than two
+        DataError: negative, fractional, NaN or infinite labels, labels outside ``classes``, or fewer than two
             classes.
 
     Example:
@@ -49,6 +49,9 @@ def index_labels(
         array = np.char.decode(array, "utf-8", "replace")
     elif array.dtype.kind == "b":
         array = array.astype(np.int64)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        first = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise DataError(f"{where}: label {first} is {array[first]}; leave that image out, or give it a class")
     if array.dtype.kind not in "iuU":
         raise DataError(
             f"{where}: labels must be whole numbers or strings, found {array.dtype}; convert them, "

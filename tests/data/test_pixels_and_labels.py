@@ -108,6 +108,7 @@ def test_given_class_names_fix_the_order():
     [
         ([0, -1, -1], None, "2 labels are negative, the first is -1 at image 1"),
         ([0.0, 1.0, 1.0], None, "whole numbers or strings, found float64"),
+        ([0.0, np.nan, 1.0], None, "label 1 is nan; leave that image out"),
         ([0, 1, None], None, "found object"),
         ([4, 4, 4], None, "at least 2 classes"),
         ([0, 1, 2], ["a", "b"], "names 2 classes.*3 different values"),
