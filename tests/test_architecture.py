@@ -13,7 +13,7 @@ PARTS = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILE
 # Each may import what stands on lines above it, and nothing of its own line but itself.
 ORDER = (
     ("errors",),
-    ("seeds", "progress", "files", "differences", "manifest", "label_codes"),
+    ("seeds", "progress", "threads", "files", "differences", "manifest", "label_codes"),
     ("device",),
     ("layers",),
     ("testing",),

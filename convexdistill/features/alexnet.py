@@ -11,8 +11,9 @@ def _block(channels: int, *, pool_first: bool) -> list[nn.Module]:
     # The paper's two blocks differ in order: pooling before the first normalisation, after the second.
     pool = nn.MaxPool2d(3, stride=2, padding=1)
     normalise = nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1.0)
-    tail = [pool, normalise] if pool_first else [normalise, pool]
-    return [nn.Conv2d(channels, 64, 5, padding=2), nn.ReLU(), *tail]
+    # ReLU and maximum may change places (see lenet): the cheaper order is the pool's first.
+    tail = [pool, nn.ReLU(), normalise] if pool_first else [nn.ReLU(), normalise, pool]
+    return [nn.Conv2d(channels, 64, 5, padding=2), *tail]
 
 
 def alexnet(shape: Shape, num_classes: int) -> Network:

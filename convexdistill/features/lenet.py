@@ -27,12 +27,13 @@ def lenet(shape: Shape, num_classes: int) -> Network:
     second_side = (side + 2 * first_padding - 4) // 2
     second_padding = 0 if second_side >= 6 else 2
     maps = nn.Sequential(
+        # The ReLU of a maximum is the maximum of the ReLUs, gradient and all; pooled first, a quarter remains.
         nn.Conv2d(channels, 6, 5, padding=first_padding),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(6, 16, 5, padding=second_padding),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
     )
     dense = nn.Sequential(nn.Linear(output_features(maps, shape), 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())

@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from convexdistill import threads
 from convexdistill.data import Preprocessing
 from convexdistill.errors import DeviceError, PerformanceWarning
 from convexdistill.features import FrozenExtractor, Shape
 from convexdistill.features.fused import fused
+
+CPU_PIECE = 32  # images: a layer's output stays in the cache of a core
 
 
 class PoolForward:
@@ -46,7 +49,10 @@ class PoolForward:
         compiled: bool = False,
     ) -> None:
         self.preprocessing, self.device, self.autocast = preprocessing, device, autocast
-        self.batch_size = self.piece = batch_size
+        self.batch_size = batch_size
+        # On CPUs a piece is what a core works on, of the same size whatever their number: so are its features.
+        self.piece = min(batch_size, CPU_PIECE) if device.type == "cpu" else batch_size
+        self.compiled = compiled  # one thread at a time then: what Dynamo keeps is not made for several
         self.modules: list[Callable[[Tensor], Tensor]] = [
             # The fused kernel is not among those that autocast knows.
             extractor.to(device) if autocast else fused(extractor.to(device), shape, batch_size=min(batch_size, 8))
@@ -67,10 +73,15 @@ class PoolForward:
     def _attempt(self, images: Tensor) -> list[Tensor] | None:
         """The features, or None where the device has too little memory; nothing of the attempt is kept then."""
         try:
-            pieces = [self._features(piece) for piece in images.split(self.piece)]
+            pieces = self._together(images.split(self.piece))
         except torch.OutOfMemoryError:
             return None
         return [values[0] if len(values) == 1 else torch.cat(values) for values in zip(*pieces, strict=True)]
+
+    def _together(self, pieces: Sequence[Tensor]) -> list[list[Tensor]]:
+        if self.compiled:
+            return [self._features(piece) for piece in pieces]
+        return threads.in_threads(self._features, pieces, self.device)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         ready = self.preprocessing(images.to(self.device, non_blocking=True))

@@ -8,7 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
+
+# SciPy's BLAS has threads of its own, which wait for work by turning in circles on the cores of the networks.
+_BLAS = ThreadpoolController().select(user_api="blas")
 
 
 class Sums:
@@ -39,13 +43,14 @@ class Sums:
         """Add a batch: features ``(b, d_k)`` of each extractor, and labels ``(b,)`` on the CPU."""
         self.counts += torch.bincount(labels, minlength=len(self.counts))
         index = labels.to(self.device, non_blocking=True)
-        for k, values in enumerate(features):
-            rows = self._filled(k, values)
-            if self.device.type == "cpu":
-                _add_triangle(self._gram[k].numpy(), rows.numpy())
-            else:
-                self._gram[k].addmm_(rows.T, rows)
-            self._cross[k].index_add_(0, index, rows)
+        with _BLAS.limit(limits=1):
+            for k, values in enumerate(features):
+                rows = self._filled(k, values)
+                if self.device.type == "cpu":
+                    _add_triangle(self._gram[k].numpy(), rows.numpy())
+                else:
+                    self._gram[k].addmm_(rows.T, rows)
+                self._cross[k].index_add_(0, index, rows)
 
     def _filled(self, k: int, values: Tensor) -> Tensor:
         """The batch in float64 with its column of ones, in memory that is used again and again."""

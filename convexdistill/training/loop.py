@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from convexdistill import progress
+from convexdistill import progress, threads
 from convexdistill.training.augmentation import Augmenter
 from convexdistill.training.optimizers import build_optimizer, find_optimizer
 from convexdistill.training.orders import minibatches
@@ -45,7 +46,8 @@ def train_together(
         seeds: one a network, for the order of its minibatches.
         steps: number of optimiser steps.
         checkpoints: steps after which ``visit`` is called.
-        visit: called with the positions (in ``networks``) of the members, the members, and the step.
+        visit: called with the positions (in ``networks``) of the members, the members, and the step; on CPUs from
+            several threads at once.
         description: what the progress bar says.
 
     Example:
@@ -56,8 +58,16 @@ def train_together(
         ...                steps=5)
     """
     groups = _cohorts(networks, images, recipes[0])
+    lock = threading.Lock()
     with progress.task(description, total=steps * len(groups)) as advance:
-        for members, joint in groups:
+
+        def step() -> None:
+            threads.check()
+            with lock:
+                advance(1)
+
+        def train(group: tuple[list[int], SideBySide]) -> None:
+            members, joint = group
             joint.to(images.device)
             _train(
                 joint,
@@ -68,19 +78,25 @@ def train_together(
                 steps,
                 set(checkpoints),
                 functools.partial(visit, members) if visit else None,
-                advance,
+                step,
             )
             for position, k in enumerate(members):
                 networks[k].load_state_dict(joint.member_state(position))
 
+        threads.in_threads(train, groups, images.device)
+
 
 def _cohorts(networks: Sequence[nn.Module], images: Tensor, recipe: Recipe) -> list[tuple[list[int], SideBySide]]:
-    """Who is trained with whom: all in one, or each alone where network or optimiser does not allow it."""
+    """As many together as the CPU's cache and cores like; each alone where the optimiser couples weights."""
     channels, height, width = images.shape[1:]
     shape = channels, height, width
-    if find_optimizer(recipe.optimizer)[1].separable:
+    kind = find_optimizer(recipe.optimizer)[1]
+    if not kind.separable:
+        return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
+    if images.device.type != "cpu":
         return cohorts(networks, shape)
-    return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
+    batch = len(images) if kind.whole_set else min(len(images), recipe.batch_size)
+    return cohorts(networks, shape, batch_size=batch, parts=threads.workers(images.device))
 
 
 def _shared(recipe: Recipe) -> tuple[object, ...]:
@@ -96,7 +112,7 @@ def _train(
     steps: int,
     checkpoints: set[int],
     visit: Callable[[SideBySide, int], None] | None,
-    advance: progress.Advance,
+    advance: Callable[[], None],
 ) -> None:
     first = recipes[0]
     if any(_shared(recipe) != _shared(first) for recipe in recipes):
@@ -138,6 +154,6 @@ def _train(
             return total
 
         optimizer.step(closure)  # type: ignore[arg-type]
-        advance(1)
+        advance()
         if visit is not None and step in checkpoints:
             visit(joint, step)

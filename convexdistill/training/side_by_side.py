@@ -34,6 +34,10 @@ _CHANNELWISE = (
 )
 
 
+# Bytes that the largest map of a cohort may take. Measured by `benchmarks/threads.py`.
+CACHE = 8 << 20
+
+
 class NotJoinableError(Exception):
     """Internal: these networks must be trained one by one."""
 
@@ -183,7 +187,7 @@ class SideBySide(nn.Module):
         return logits.view(batch, self.count, -1).transpose(0, 1)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, batch_size: int = 1024) -> Tensor:
+    def predict(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
         """Logits ``(K, N, C)`` of ``(N, c, h, w)``: all members see the same images, in eval mode."""
         was_training = self.training
         self.eval()
@@ -201,9 +205,43 @@ class SideBySide(nn.Module):
         return {name: part(value) for name, value in self.joint.state_dict().items()}
 
 
-def cohorts(networks: Sequence[nn.Module], shape: tuple[int, int, int]) -> list[tuple[list[int], SideBySide]]:
-    """Who runs with whom, by position: all in one, or each alone where the architecture cannot be joined."""
+def cohorts(
+    networks: Sequence[nn.Module], shape: tuple[int, int, int], *, batch_size: int | None = None, parts: int = 1
+) -> list[tuple[list[int], SideBySide]]:
+    """Who runs with whom, by position: each alone where the architecture cannot be joined.
+
+    Args:
+        networks: one or more.
+        shape: channels, height, width of their images.
+        batch_size: of their trainings on a CPU: as many are joined as leave the largest map in its cache.
+            ``None``: all in one.
+        parts: at least so many cohorts, where there are as many networks.
+    """
+    size = len(networks)
+    if batch_size is not None:
+        size = min(size, max(1, CACHE // (4 * batch_size * _largest_map(networks[0], shape))))
+    rounds = -(-len(networks) // (size * parts))  # of as many cohorts as there are parts, so that none waits
+    count = min(rounds * parts, len(networks))
+    shares = [list(range(i, len(networks), count)) for i in range(count)]
     try:
-        return [(list(range(len(networks))), SideBySide(networks, shape))]
+        return [(share, SideBySide([networks[k] for k in share], shape)) for share in shares]
     except NotJoinableError:
         return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
+
+
+@torch.no_grad()
+def _largest_map(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """The most numbers that a layer gives for one image."""
+    sizes = [1]
+
+    def note(layer: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel())
+
+    probe = copy.deepcopy(network).eval()
+    handles = [layer.register_forward_hook(note) for layer in probe.modules()]
+    device = next((p.device for p in network.parameters()), None)
+    probe(torch.zeros(1, *shape, device=device))
+    for handle in handles:
+        handle.remove()
+    return max(sizes)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convexdistill import threads
 from convexdistill.data import ImageData, Preprocessing
 from convexdistill.seeds import generator
 from convexdistill.training.loop import train_together
@@ -224,7 +225,10 @@ def predictions(
 ) -> Tensor:
     """Logits ``(K, N, C)`` of each network on ``data``, on the CPU; of one architecture they run side by side."""
     images = preprocessing(data.images).to(device)
-    return torch.cat([joint.to(device).predict(images).cpu() for _, joint in cohorts(networks, data.shape)])
+    groups = cohorts(networks, data.shape, parts=threads.workers(device))
+    logits = threads.in_threads(lambda group: group[1].to(device).predict(images).cpu(), groups, device)
+    order = torch.tensor([k for members, _ in groups for k in members]).argsort()
+    return torch.cat(logits)[order]
 
 
 def accuracies(

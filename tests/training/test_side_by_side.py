@@ -6,8 +6,8 @@ from torch import nn
 
 from convexdistill.data import Preprocessing, load
 from convexdistill.features import NETWORKS, build_network
-from convexdistill.training import ReadyNetwork, Recipe, SideBySide, train_together
-from convexdistill.training.side_by_side import NotJoinableError
+from convexdistill.training import ReadyNetwork, Recipe, SideBySide, side_by_side, train_together
+from convexdistill.training.side_by_side import NotJoinableError, cohorts
 
 SHAPE = (1, 8, 8)
 IMAGES = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -236,3 +236,42 @@ def test_a_ready_networks_normalisation_travels_with_its_state():
     other.load_state_dict(ready.state_dict())
     images = load("digits").images[:5]
     assert torch.equal(other(images), ready(images))
+
+
+def test_cohorts_are_as_many_as_cache_and_cores_like(monkeypatch):
+    networks = made("lenet", 7)
+    whole = cohorts(networks, SHAPE)
+    assert [members for members, _ in whole] == [[0, 1, 2, 3, 4, 5, 6]]
+    assert [members for members, _ in cohorts(networks, SHAPE, parts=2)] == [[0, 2, 4, 6], [1, 3, 5]]
+    assert [members for members, _ in cohorts(networks[:1], SHAPE, parts=2)] == [[0]]
+    # LeNet's largest map of an 8×8 image has 6·8·8 numbers of 4 bytes.
+    monkeypatch.setattr(side_by_side, "CACHE", 3 * 10 * 6 * 8 * 8 * 4)
+    sizes = [len(members) for members, _ in cohorts(networks, SHAPE, batch_size=10)]
+    assert sizes == [3, 2, 2]
+    assert len(cohorts(networks, SHAPE, batch_size=10, parts=2)) == 4  # two rounds of two
+    assert [len(members) for members, _ in cohorts(networks, SHAPE, batch_size=1000)] == [1] * 7
+
+
+def test_two_cores_end_with_the_weights_of_one():
+    recipes = [Recipe("mse", batch_size=4)] * 3
+    visits = []
+
+    def train():
+        networks = made("lenet")
+        train_together(
+            networks, IMAGES, TARGETS, recipes, [0, 1, 2], steps=6, checkpoints=[3, 6],
+            visit=lambda members, joint, step: visits.extend((step, k) for k in members),
+        )  # fmt: skip
+        return networks
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = train()
+        torch.set_num_threads(2)
+        two = train()
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(visits) == sorted([(step, k) for step in (3, 6) for k in range(3)] * 2)
+    for a, b in zip(one, two, strict=True):
+        assert_state(b.state_dict(), a.state_dict(), rtol=1e-4, atol=1e-5)
