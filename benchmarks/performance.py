@@ -237,20 +237,36 @@ def plans(moments: dict[str, Any]) -> list[str]:
     return lines
 
 
-def trainings(record: dict[str, Any]) -> list[str]:
+def trainings(record: dict[str, Any], cohorts: dict[str, Any]) -> list[str]:
     """Repeats that are trained side by side."""
     name = f"{record['networks']} {record['network']}s, {record['steps']} steps, {record['threads']} threads"
+    sizes = list(cohorts["cases"][0]["milliseconds_a_member"])
     return [
         "## Repeats side by side",
         "",
-        "`python benchmarks/evaluate.py`; trained as one grouped network, with the weights and minibatches that",
-        f"each has alone (largest difference {record['largest_difference']:.0e}):",
+        "`python benchmarks/evaluate.py`; trained as grouped networks, one a core at a time, with the weights and",
+        f"minibatches that each has alone (largest difference {record['largest_difference']:.0e}):",
         "",
         f"- {name}: {record['seconds_one_by_one']:.1f} s one by one, {record['seconds_together']:.1f} s together, "
         f"{record['ratio']:.2f} times as fast. Goal: {record['goal']:g} times. "
         f"{verdict(record['ratio'], record['goal']).capitalize()}. A member spends its time in convolutions that "
-        "oneDNN computes no faster in groups; what is saved is the calls around them.",
+        "oneDNN computes no faster in groups; what is saved is the calls around them, and the waiting of two cores "
+        f"for each other. {busy(record['machine'])}.",
         "- CUDA: not measured yet; no GPU was at hand. Goal: 10 times.",
+        "",
+        "`python benchmarks/cohorts.py`: CPU milliseconds for a step of one member, by how many are one grouped",
+        "network. As many are taken as leave the largest map below "
+        f"{cohorts['cache'] >> 20} MB. {busy(cohorts['machine'])}.",
+        "",
+        f"| network | images | batch | largest map of a member, MB | {' | '.join(sizes)} | taken |",
+        "|---|---|---|---|" + "---|" * len(sizes) + "---|",
+        *(
+            f"| {case['network']} | {'×'.join(map(str, case['shape']))} | {case['batch']} "
+            f"| {case['largest_map_mb']:.2f} "
+            + "".join(f"| {ms:.2f} " for ms in case["milliseconds_a_member"].values())
+            + f"| {case['taken']} |"
+            for case in cohorts["cases"]
+        ),
         "",
     ]
 
@@ -268,7 +284,7 @@ def page() -> str:
         *passes(moments),
         *scaling(read("scaling")),
         *solves(read("distil")),
-        *trainings(read("evaluate-cpu")),
+        *trainings(read("evaluate-cpu"), read("cohorts")),
         *model(moments),
         *plans(moments),
     ]

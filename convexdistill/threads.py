@@ -2,7 +2,7 @@
 
 PyTorch divides every operator among the cores. On the small batches of small networks the cores then wait for each
 other more than they work; pieces that know nothing of each other never wait. Operators release the interpreter's
-lock, so threads are enough. `benchmarks/threads.py` measures both.
+lock, so threads are enough. `benchmarks/evaluate.py` measures trainings.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ SIZES = (10, 100, 500, 50, 20, 200)
 
 
 def chosen(target: str, sizes: tuple[int, ...]) -> list[Setting]:
-    """The best network on base examples that are chosen with care, and the dearest way to labels that is affordable."""
+    """The best network on base examples chosen with care, and the best way to labels that can be paid for."""
     rows = {10: "unrolled", 100: "alternate", 500: "few"}
     return [
         Setting(target, size, "convnet-32", seed, select="kmeans", rows=rows[size])

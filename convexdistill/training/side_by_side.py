@@ -34,7 +34,7 @@ _CHANNELWISE = (
 )
 
 
-# Bytes that the largest map of a cohort may take. Measured by `benchmarks/threads.py`.
+# Bytes that the largest map of a cohort may take; `benchmarks/cohorts.py` measures what more and less cost.
 CACHE = 8 << 20
 
 
