@@ -2,9 +2,9 @@
 
     python benchmarks/cohorts.py
 
-A cohort is one grouped network. Small maps are worth joining, since calls cost more than arithmetic; large ones are
-not, since the maps of all members no longer fit the cache. One thread; CPU time of a step of one member, by turns,
-see `_speed.in_turns`. `convexdistill.training.side_by_side.CACHE` is set by this table.
+A cohort is one grouped network. Small maps are worth joining, since calls cost more than arithmetic; large ones
+are not, since the maps of all members no longer fit the cache. One thread; CPU time of a step of one member, by
+turns, see `_speed.in_turns`. `convexdistill.training.side_by_side.CACHE` is set by this table.
 """
 
 from __future__ import annotations

@@ -250,8 +250,8 @@ def trainings(record: dict[str, Any], cohorts: dict[str, Any]) -> list[str]:
         f"- {name}: {record['seconds_one_by_one']:.1f} s one by one, {record['seconds_together']:.1f} s together, "
         f"{record['ratio']:.2f} times as fast. Goal: {record['goal']:g} times. "
         f"{verdict(record['ratio'], record['goal']).capitalize()}. A member spends its time in convolutions that "
-        "oneDNN computes no faster in groups; what is saved is the calls around them, and the waiting of two cores "
-        f"for each other. {busy(record['machine'])}.",
+        "oneDNN computes no faster in groups; what is saved is the calls around them, and cores waiting for "
+        f"each other. {busy(record['machine'])}.",
         "- CUDA: not measured yet; no GPU was at hand. Goal: 10 times.",
         "",
         "`python benchmarks/cohorts.py`: CPU milliseconds for a step of one member, by how many are one grouped",

@@ -48,7 +48,7 @@ def moments_accumulate(
         typer.Option(help="i/m: every m-th image from the i-th on (of tar files every m-th file), i from 0."),
     ] = "0/1",
     batch_size: Annotated[
-        int | None, typer.Option(help="Images a batch. Default: 64 on a CPU, 1024 elsewhere.")
+        int | None, typer.Option(help="Images a batch. Default: 256 on a CPU, 1024 elsewhere.")
     ] = None,
     checkpoint: Annotated[
         Path | None,

@@ -8,12 +8,13 @@ Example:
     torch.Size([5, 128])
 """
 
-from convexdistill.features.extractor import FrozenExtractor, default_batch_size, extract
+from convexdistill.features.extractor import CPU_PIECE, FrozenExtractor, default_batch_size, extract
 from convexdistill.features.network import Network, Shape
 from convexdistill.features.pool import ExtractorSpec, ModuleSpec, Pool, pool, spec_from_dict
 from convexdistill.features.registry import NETWORKS, build_network
 
 __all__ = [
+    "CPU_PIECE",
     "NETWORKS",
     "ExtractorSpec",
     "FrozenExtractor",

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from convexdistill import threads
 from convexdistill.data import Preprocessing
 
 
@@ -43,9 +44,12 @@ class FrozenExtractor(nn.Module):
         return features.flatten(1)
 
 
+CPU_PIECE = 32  # images that a core works on at a time: a layer's output stays in its cache
+
+
 def default_batch_size(device: torch.device) -> int:
-    """Images a batch: on a CPU few enough that a layer's output stays in the cache, elsewhere many."""
-    return 64 if device.type == "cpu" else 1024
+    """Images a batch: eight pieces of :data:`CPU_PIECE` on a CPU, elsewhere as many as keep the device busy."""
+    return 8 * CPU_PIECE if device.type == "cpu" else 1024
 
 
 @torch.no_grad()
@@ -57,6 +61,8 @@ def extract(extractor: nn.Module, images: Tensor, preprocessing: Preprocessing) 
         images: ``(N, c, h, w)`` uint8.
         preprocessing: normalisation of the images.
     """
-    batches = images.split(default_batch_size(images.device))
-    parts = [extractor(preprocessing(batch)).double() for batch in batches]
+    size = CPU_PIECE if images.device.type == "cpu" else default_batch_size(images.device)
+    parts = threads.in_threads(
+        lambda batch: extractor(preprocessing(batch)).double(), images.split(size), images.device
+    )
     return torch.cat(parts)

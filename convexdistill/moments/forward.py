@@ -12,10 +12,8 @@ from torch import Tensor
 from convexdistill import threads
 from convexdistill.data import Preprocessing
 from convexdistill.errors import DeviceError, PerformanceWarning
-from convexdistill.features import FrozenExtractor, Shape
+from convexdistill.features import CPU_PIECE, FrozenExtractor, Shape
 from convexdistill.features.fused import fused
-
-CPU_PIECE = 32  # images: a layer's output stays in the cache of a core
 
 
 class PoolForward:

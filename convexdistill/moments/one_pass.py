@@ -55,7 +55,7 @@ def accumulate(
             to its first 10,000 images. Different data sets that will be merged must be given a common one.
         shard: ``(i, m)`` sums over one of m disjoint parts: one machine's share of the work. Of most sources that
             is every m-th image, from the i-th on; of tar files it is every m-th file, where there are m.
-        batch_size: images a batch; default: 64 on a CPU, 1024 elsewhere. Halved where memory runs out.
+        batch_size: images a batch; default: 256 on a CPU, 1024 elsewhere. Halved where memory runs out.
         device: where the features are computed. Sums are made there on CUDA, else on the CPU.
         autocast: compute features in half precision. Base features are not, so that the two differ by about
             0.1 %; the sums stay float64.
