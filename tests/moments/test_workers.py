@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from convexdistill import distill, select
-from convexdistill.data import load
+from convexdistill.data import load, stream
 from convexdistill.errors import BackendUnavailableError, ParameterRangeError
 from convexdistill.features import pool
 from convexdistill.moments import Moments, accumulate
@@ -81,17 +84,17 @@ def are_whole(moments: Moments) -> None:
 @pytest.mark.timeout(300)
 def test_a_worker_that_is_killed_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "sum.py").write_text(SCRIPT)
-    assert "after a restart" in torchrun(tmp_path, 2, "sum.py")
-    found = [Moments.load(tmp_path / f"moments.{rank}") for rank in range(2)]
+    assert "after a restart" in torchrun(tmp_path, 4, "sum.py")
+    found = [Moments.load(tmp_path / f"moments.{rank}") for rank in range(4)]
     for moments in found:
         are_whole(moments)
     assert same_labels(found[0])
 
 
 @pytest.mark.timeout(300)
-def test_the_command_divides_the_images_among_four_workers(tmp_path: Path) -> None:
+def test_the_command_divides_the_images_among_two_workers(tmp_path: Path) -> None:
     said = torchrun(
-        tmp_path, 4, "-m", "convexdistill", "moments", "accumulate", "--width", "8", "--pool-size", "2",
+        tmp_path, 2, "-m", "convexdistill", "moments", "accumulate", "--width", "8", "--pool-size", "2",
         "--checkpoint", "ck", "--out", "all.st",
     )  # fmt: skip
     assert said.count("wrote all.st: 1258 images") == 1
@@ -112,6 +115,34 @@ def test_a_task_graph_gives_the_labels_of_one_process(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"ck.{i}-of-5" for i in range(5)]
     with pytest.raises(ParameterRangeError, match="shards"):
         accumulate_tasks(POOL, DIGITS, shards=0)
+
+
+@pytest.mark.timeout(300)
+def test_a_cluster_repeats_the_task_of_a_worker_that_is_killed(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+    images, names = DIGITS.images, DIGITS.labels  # travel with the function, which no worker could import
+
+    def batches():  # type: ignore[no-untyped-def]
+        for i, batch in enumerate(zip(images.split(100), names.split(100), strict=True)):
+            if i == 6 and multiprocessing.parent_process() and not (tmp_path / "killed").exists():
+                (tmp_path / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    source = stream(batches, classes=DIGITS.classes, name="digits")
+    graph = accumulate_tasks(
+        POOL, source, shards=4, checkpoint=tmp_path / "ck", every=0.0, batch_size=64,
+        preprocessing=WHOLE.preprocessing,
+    )  # fmt: skip
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
+        moments = graph.compute()
+    assert (tmp_path / "killed").exists()
+    assert moments.images == len(DIGITS)
+    assert difference(moments, WHOLE) <= 1e-12
+    assert same_labels(moments)
 
 
 def test_task_graphs_need_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
