@@ -250,6 +250,23 @@ def test_the_hub_needs_its_library(monkeypatch):
         stream("hf:mnist")
 
 
+def test_a_data_set_of_the_hub_may_lie_in_a_folder(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="the extra hf is not installed")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    for i in range(COUNT):
+        file = tmp_path / "pets" / "train" / CLASSES[int(LABELS[i])] / f"{i:04d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(IMAGES[i]))
+    source = stream(f"hf:{tmp_path / 'pets'}")
+    assert (source.classes, source.shape) == (CLASSES, (1, 6, 5))
+    images, labels = read(source)
+    order = LABELS.argsort(stable=True)  # folder by folder
+    assert torch.equal(images, IMAGES[order])
+    assert torch.equal(labels, LABELS[order])
+    with pytest.raises(MissingDataError, match="hf:.*nowhere.*cannot be opened"):
+        stream(f"hf:{tmp_path / 'nowhere'}")
+
+
 def test_hugging_face_data_sets_stream():
     datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
