@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RESULTS = Path(__file__).resolve().parent / "results"
 Record = dict[str, Any]
 
@@ -30,21 +32,30 @@ def machine() -> Record:
     }
 
 
-def in_turns(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Record]:
-    """Seconds of CPU of this thread for each candidate, best and median.
+def in_turns(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu"
+) -> dict[str, Record]:
+    """Seconds for each candidate, best and median: of CPU of this thread, or on the clock for a CUDA device.
 
     Candidates take turns, so that whatever else the machine does hits all of them; CPU time leaves out the time
     in which other processes had the core, not what they do to its caches: the best round is the nearest to an
     idle machine.
     """
+
+    def now() -> float:
+        if device == "cpu":
+            return time.thread_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         run()
     for _ in range(rounds):
         for name, run in candidates.items():
-            start = time.thread_time()
+            start = now()
             run()
-            seconds[name].append(time.thread_time() - start)
+            seconds[name].append(now() - start)
     return {name: {"best": min(s), "median": statistics.median(s)} for name, s in seconds.items()}
 
 

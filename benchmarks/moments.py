@@ -1,34 +1,40 @@
 """How fast moments accumulate, beside the bare networks and the machine's matrix product, on one core.
 
     python benchmarks/moments.py
+    python benchmarks/moments.py --device cuda
 
 For the default pool on images of some sizes: images a second of the stock extractors, of the fused ones, and of
 the whole accumulation (preprocessing, features, float64 sums), and the share of the GEMM peak that their
 multiplications make. GEMM is 1024×1024 in float32, in the same rounds. One thread; CPU time, see
-`_speed.in_turns`.
+`_speed.in_turns`. Then what the choices of the pass are worth: all extractors as one grouped network, the other
+memory layout, bfloat16, and pieces of other sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 
 import torch
 from _speed import Record, in_turns, machine, write
 from torch import nn
 
 from convexdistill.data import Preprocessing
-from convexdistill.features import ExtractorSpec, pool
+from convexdistill.features import ExtractorSpec, FrozenExtractor, pool
+from convexdistill.features.fused import fused
 from convexdistill.features.network import output_features
 from convexdistill.moments.forward import PoolForward
 from convexdistill.moments.sums import Sums
+from convexdistill.training.side_by_side import SideBySide
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (3, 64, 64))
-BATCH = 64
+BATCH = {"cpu": 64, "cuda": 1024}
+PIECES = (8, 16, 32, 64, 256)
 GEMM = 1024
 GOALS = {"accumulate_share_of_forward": 0.8, "forward_share_of_gemm": 0.6}
 
 
-def flops(module: nn.Module, shape: tuple[int, int, int]) -> int:
+def flops(module: nn.Module, shape: tuple[int, int, int], device: str) -> int:
     """Floating-point operations of the convolutions and linear layers for one image: 2 for a multiply-add."""
     total = 0
 
@@ -39,26 +45,34 @@ def flops(module: nn.Module, shape: tuple[int, int, int]) -> int:
 
     hooks = [layer.register_forward_hook(count) for layer in module.modules()]
     with torch.no_grad():
-        module(torch.zeros(1, *shape))
+        module(torch.zeros(1, *shape, device=device))
     for hook in hooks:
         hook.remove()
     return total
 
 
-@torch.no_grad()
-def measure(shape: tuple[int, int, int], rounds: int) -> Record:
+def batch(shape: tuple[int, int, int], size: int) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (BATCH, *shape), generator=draw, dtype=torch.uint8)
-    labels = torch.randint(0, 10, (BATCH,), generator=draw)
+    images = torch.randint(0, 256, (size, *shape), generator=draw, dtype=torch.uint8)
+    return images, torch.randint(0, 10, (size,), generator=draw)
+
+
+def extractors_of(shape: tuple[int, int, int], device: str) -> list[FrozenExtractor]:
+    return [spec.build(shape).to(device) for spec in pool() if isinstance(spec, ExtractorSpec)]
+
+
+@torch.no_grad()
+def measure(shape: tuple[int, int, int], rounds: int, device: str) -> Record:
+    size = BATCH[device]
+    images, labels = batch(shape, size)
     prepare = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0])
-    specs = [spec for spec in pool() if isinstance(spec, ExtractorSpec)]
-    extractors = [spec.build(shape) for spec in specs]
-    ready = prepare(images)
+    extractors = extractors_of(shape, device)
+    ready = prepare(images.to(device))
     sizes = [output_features(extractor, shape) for extractor in extractors]
-    work = sum(flops(extractor, shape) for extractor in extractors)
-    forward = PoolForward(extractors, prepare, shape, BATCH, torch.device("cpu"))
-    sums = Sums(sizes, 10, torch.device("cpu"))
-    A = torch.rand(GEMM, GEMM, generator=draw)
+    work = sum(flops(extractor, shape, device) for extractor in extractors)
+    forward = PoolForward(extractors, prepare, shape, size, torch.device(device))
+    sums = Sums(sizes, 10, torch.device(device))
+    A = torch.rand(GEMM, GEMM, device=device)
     times = in_turns(
         {
             "gemm": lambda: A @ A,
@@ -67,19 +81,20 @@ def measure(shape: tuple[int, int, int], rounds: int) -> Record:
             "accumulate": lambda: sums.add(forward(images), labels),
         },
         rounds,
+        device,
     )
     peak, peak_median = (2 * GEMM**3 / times["gemm"][kind] for kind in ("best", "median"))
     record: Record = {
         "shape": shape,
-        "extractors": len(specs),
+        "extractors": len(extractors),
         "features": sizes,
         "flops_an_image": work,
         "flops_of_sums_an_image": sum((d + 1) * (d + 2) for d in sizes),
         "gemm_gflops": peak / 1e9,
-        "cpu_seconds": times,
-        "images_a_second": {name: BATCH / times[name]["best"] for name in ("stock", "forward", "accumulate")},
-        "share_of_gemm": {name: work * BATCH / times[name]["best"] / peak for name in ("stock", "forward")},
-        "share_of_gemm_median": work * BATCH / times["forward"]["median"] / peak_median,
+        "seconds": times,
+        "images_a_second": {name: size / times[name]["best"] for name in ("stock", "forward", "accumulate")},
+        "share_of_gemm": {name: work * size / times[name]["best"] / peak for name in ("stock", "forward")},
+        "share_of_gemm_median": work * size / times["forward"]["median"] / peak_median,
         "accumulate_share_of_forward": times["forward"]["best"] / times["accumulate"]["best"],
         "accumulate_share_of_forward_median": times["forward"]["median"] / times["accumulate"]["median"],
     }
@@ -92,17 +107,57 @@ def measure(shape: tuple[int, int, int], rounds: int) -> Record:
     return record
 
 
+@torch.no_grad()
+def choices(shape: tuple[int, int, int], rounds: int) -> Record:
+    """Images a second of the features alone, on the CPU, for each way to compute them."""
+    size = max(PIECES)
+    images, _ = batch(shape, size)
+    ready = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0])(images)
+    last = ready.contiguous(memory_format=torch.channels_last)
+    stock = extractors_of(shape, "cpu")
+    first = [copy.deepcopy(one.module).to(memory_format=torch.contiguous_format) for one in stock]
+    quick = [fused(one, shape, batch_size=8) for one in stock]
+    grouped = SideBySide(stock, shape)
+
+    def half() -> None:
+        with torch.autocast("cpu"):
+            for piece in last.split(32):
+                [one(piece) for one in stock]
+
+    ways = {
+        "stock, channels first": lambda: [one(piece) for piece in ready.split(32) for one in first],
+        "stock, channels last": lambda: [one(piece) for piece in last.split(32) for one in stock],
+        "all in one grouped network": lambda: grouped.predict(ready, batch_size=32 * len(stock)),
+        "stock, bfloat16": half,
+        **{
+            f"fused, pieces of {n}": lambda n=n: [one(piece) for piece in last.split(n) for one in quick]
+            for n in PIECES
+        },
+    }
+    times = in_turns(ways, rounds)
+    rates = {name: size / seconds["best"] for name, seconds in times.items()}
+    print(f"{shape}: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()) + " images/s")
+    return {"shape": shape, "images_a_second": rates}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--device", choices=sorted(BATCH), default="cpu")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    described = machine()
-    cases = [measure(shape, rounds) for shape in SHAPES]
-    write(
-        "moments",
-        {"machine": described, "threads": 1, "batch": BATCH, "goals": GOALS, "cases": cases, "cuda": None},
-    )
+    device = options.device
+    described = machine() | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+    record: Record = {
+        "machine": described,
+        "threads": 1,
+        "batch": BATCH[device],
+        "goals": GOALS,
+        "cases": [measure(shape, options.rounds, device) for shape in SHAPES],
+    }
+    if device == "cpu":
+        record["choices"] = [choices(shape, max(1, options.rounds // 10)) for shape in SHAPES[:2]]
+    write("moments" if device == "cpu" else f"moments-{device}", record)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,24 @@ def passes(moments: dict[str, Any]) -> list[str]:
         f"{verdict(forward, goals['forward_share_of_gemm'])}.",
         f"- Goal: accumulation at 80 % of forward. Measured: {100 * kept:.0f} %, "
         f"{verdict(kept, goals['accumulate_share_of_forward'])}.",
-        "- CUDA: not measured yet; no GPU was at hand.",
+        "- CUDA, `--device cuda`: not measured yet; no GPU was at hand.",
+        "",
+        *choices(moments["choices"]),
+    ]
+
+
+def choices(cases: list[dict[str, Any]]) -> list[str]:
+    """What the layout, the grouping and the size of pieces are worth."""
+    return [
+        "What the choices of the pass are worth, features alone, images/s of one thread (pieces of 32 images "
+        "where nothing else is said; the pass takes fused extractors, channels last, in pieces of 32, a core for each):",
+        "",
+        f"| | {' | '.join('×'.join(map(str, case['shape'])) for case in cases)} |",
+        "|---|" + "---|" * len(cases),
+        *(
+            f"| {way} | " + " | ".join(f"{case['images_a_second'][way]:.0f}" for case in cases) + " |"
+            for way in cases[0]["images_a_second"]
+        ),
         "",
     ]
 
@@ -157,7 +174,21 @@ def solves(record: dict[str, Any]) -> list[str]:
         lines.append("")
     else:
         lines += ["Label solves alone, `python benchmarks/distil.py --only solves`: not measured yet.", ""]
-    lines += ["The whole command, `python benchmarks/distil.py`:", ""]
+    lines += [
+        "`python benchmarks/distil.py --only sizes`: from the images of MNIST to labels, γ given and nothing "
+        f"trained. {busy(record['sizes_machine'])}.",
+        "",
+        "| N | pool | n | accumulate, s | roots, labels and certificate, s |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {s['images']:,} | {s['pool']} | {s['n']:,} | {s['seconds']['accumulate']:.2f} "
+            f"| {s['seconds']['solve']:.2f} |"
+            for s in record["sizes"]
+        ),
+        "",
+        "The whole command, `python benchmarks/distil.py --only jobs`:",
+        "",
+    ]
     for job in record.get("jobs", []):
         seconds, goals = job["seconds"], job["goals"]
         distil = seconds["accumulate"] + seconds["solve"]
