@@ -85,7 +85,8 @@ def choices(cases: list[dict[str, Any]]) -> list[str]:
     """What the layout, the grouping and the size of pieces are worth."""
     return [
         "What the choices of the pass are worth, features alone, images/s of one thread (pieces of 32 images "
-        "where nothing else is said; the pass takes fused extractors, channels last, in pieces of 32, a core for each):",
+        "where nothing else is said; the pass takes fused extractors, channels last, in pieces of 32, a core for "
+        "each):",
         "",
         f"| | {' | '.join('×'.join(map(str, case['shape'])) for case in cases)} |",
         "|---|" + "---|" * len(cases),

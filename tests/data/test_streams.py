@@ -263,7 +263,7 @@ def test_a_data_set_of_the_hub_may_lie_in_a_folder(tmp_path, monkeypatch):
     order = LABELS.argsort(stable=True)  # folder by folder
     assert torch.equal(images, IMAGES[order])
     assert torch.equal(labels, LABELS[order])
-    with pytest.raises(MissingDataError, match="hf:.*nowhere.*cannot be opened"):
+    with pytest.raises(MissingDataError, match=r"hf:.*nowhere.*cannot be opened"):
         stream(f"hf:{tmp_path / 'nowhere'}")
 
 
