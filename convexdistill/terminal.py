@@ -96,10 +96,19 @@ def job_lines(metrics: Mapping[str, Any]) -> list[str]:
     first = " (first base set)" if len(metrics["seeds"]) > 1 else ""
     return [
         f"settings{first}: {chosen}label scale {recipe['label_scale']:g}, {recipe['steps']} steps",
+        *_preferred_lines(metrics["chosen_from"], first),
         f"label solve: {certificate['solver']}, {exactness(certificate)}",
         *_cross_check_lines(certificate),
         f"seconds: {seconds}",
     ]
+
+
+def _preferred_lines(tried: Sequence[Mapping[str, Any]], first: str) -> list[str]:
+    """Which labels the validation split preferred, where there were several kinds."""
+    means = {record["labels"]: record["validation_mean"] for record in tried if "labels" in record}
+    best, *others = sorted(means, key=lambda name: -means[name]) or [""]
+    compared = "".join(f", {name} {means[name]:.1f}" for name in others)
+    return [f"labels{first}: {best}, validation {means[best]:.1f} %{compared}"] if means else []
 
 
 def settings(values: Mapping[str, Any], *names: str) -> list[str]:

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import convexdistill as cd
+from convexdistill import terminal
 from convexdistill.cli import app
 
 QUICK = ["--pool-size", "1", "--gamma", "1e-2", "--label-scale", "8"]
@@ -54,6 +55,14 @@ def test_metrics_have_the_agreed_keys(finished: tuple[Path, str]) -> None:
         assert np.mean(row["runs"]) == pytest.approx(row["accuracy_mean"])
         assert 0 <= row["validation_mean"] <= 100
         assert len(row["runs"]) == (2 if row["network"] is None else 4)
+
+
+def test_where_there_are_two_kinds_of_labels_a_line_says_which_were_taken(finished: tuple[Path, str]) -> None:
+    record = json.loads((finished[0] / "metrics.json").read_text())
+    assert not [line for line in terminal.job_lines(record) if line.startswith("labels")]
+    tried = [{"labels": "cross-entropy", "validation_mean": 61.2}, {"labels": "unrolled", "validation_mean": 70.0}]
+    (line,) = [one for one in terminal.job_lines(record | {"chosen_from": tried}) if one.startswith("labels")]
+    assert line == "labels (first base set): unrolled, validation 70.0 %, cross-entropy 61.2"
 
 
 def test_terminal_and_report_show_the_numbers_of_the_file(finished: tuple[Path, str]) -> None:
