@@ -16,7 +16,7 @@ import torch
 from _speed import Record, in_turns, machine, write
 
 from convexdistill.features import Shape, build_network
-from convexdistill.training.side_by_side import CACHE, SideBySide, _largest_map
+from convexdistill.training.side_by_side import CACHE, SideBySide, largest_map
 
 CASES: tuple[tuple[str, Shape, int], ...] = (
     ("lenet", (1, 8, 8), 50),
@@ -50,7 +50,7 @@ def step(network: str, shape: Shape, batch: int, count: int) -> Callable[[], Non
 def measure(network: str, shape: Shape, batch: int, rounds: int) -> Record:
     times = in_turns({str(k): step(network, shape, batch, k) for k in SIZES}, rounds)
     bytes_each = (
-        4 * batch * _largest_map(build_network(network, shape, 10, seed=0, **OPTIONS.get(network, {})), shape)
+        4 * batch * largest_map(build_network(network, shape, 10, seed=0, **OPTIONS.get(network, {})), shape)
     )
     record: Record = {
         "network": network,

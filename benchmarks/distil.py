@@ -32,7 +32,7 @@ from _speed import RESULTS, Record, machine, write
 import convexdistill as cd
 from convexdistill.distill.outer import OuterTerm
 from convexdistill.distill.solve import label_system, solve_labels
-from convexdistill.moments.record import _root
+from convexdistill.moments.record import square_root
 
 # target, seconds for features + moments + choice + solve, seconds for everything with the evaluation
 GOALS = (("digits", None, 60.0), ("mnist", 40.0, 180.0))
@@ -95,7 +95,7 @@ def solve(n: int, d: int, count: int, goal: float | None, device: str) -> Record
     best: Record = {"roots": math.inf, "solve": math.inf, "roots_cpu": math.inf, "solve_cpu": math.inf}
     for _ in range(ROUNDS):
         clock, cpu = time.perf_counter(), time.process_time()
-        roots = [_root(*pair) for pair in grams]
+        roots = [square_root(*pair) for pair in grams]
         terms = [OuterTerm(base, 1e-3, Q, B, 0.0) for base, (Q, B) in zip(bases, roots, strict=True)]
         half, half_cpu = time.perf_counter(), time.process_time()
         _, certificate = solve_labels(label_system(terms, torch.device(device)), 0.1)  # labels come back

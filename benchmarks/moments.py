@@ -7,28 +7,30 @@ For the default pool on images of some sizes: images a second of the stock extra
 the whole accumulation (preprocessing, features, float64 sums), and the share of the GEMM peak that their
 multiplications make. GEMM is 1024×1024 in float32, in the same rounds. One thread; CPU time, see
 `_speed.in_turns`. Then what the choices of the pass are worth: all extractors as one grouped network, the other
-memory layout, bfloat16, and pieces of other sizes.
+memory layout, bfloat16, torch.compile, and pieces of other sizes; and the pass on one core and on all.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
+import time
 
 import torch
 from _speed import Record, in_turns, machine, write
 from torch import nn
 
-from convexdistill.data import Preprocessing
-from convexdistill.features import ExtractorSpec, FrozenExtractor, pool
+from convexdistill.data import ImageData, Preprocessing
+from convexdistill.features import CPU_PIECE, ExtractorSpec, FrozenExtractor, default_batch_size, pool
 from convexdistill.features.fused import fused
 from convexdistill.features.network import output_features
+from convexdistill.moments import accumulate
 from convexdistill.moments.forward import PoolForward
 from convexdistill.moments.sums import Sums
 from convexdistill.training.side_by_side import SideBySide
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (3, 64, 64))
-BATCH = {"cpu": 64, "cuda": 1024}
 PIECES = (8, 16, 32, 64, 256)
 GEMM = 1024
 GOALS = {"accumulate_share_of_forward": 0.8, "forward_share_of_gemm": 0.6}
@@ -63,7 +65,7 @@ def extractors_of(shape: tuple[int, int, int], device: str) -> list[FrozenExtrac
 
 @torch.no_grad()
 def measure(shape: tuple[int, int, int], rounds: int, device: str) -> Record:
-    size = BATCH[device]
+    size = default_batch_size(torch.device(device))
     images, labels = batch(shape, size)
     prepare = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0])
     extractors = extractors_of(shape, device)
@@ -119,16 +121,21 @@ def choices(shape: tuple[int, int, int], rounds: int) -> Record:
     quick = [fused(one, shape, batch_size=8) for one in stock]
     grouped = SideBySide(stock, shape)
 
+    compiled_whole = [torch.compile(copy.deepcopy(one), dynamic=False) for one in stock]
+    compiled = [torch.compile(one, dynamic=False) for one in stock]
+
     def half() -> None:
         with torch.autocast("cpu"):
-            for piece in last.split(32):
+            for piece in last.split(CPU_PIECE):
                 [one(piece) for one in stock]
 
     ways = {
-        "stock, channels first": lambda: [one(piece) for piece in ready.split(32) for one in first],
-        "stock, channels last": lambda: [one(piece) for piece in last.split(32) for one in stock],
-        "all in one grouped network": lambda: grouped.predict(ready, batch_size=32 * len(stock)),
+        "stock, channels first": lambda: [one(piece) for piece in ready.split(CPU_PIECE) for one in first],
+        "stock, channels last": lambda: [one(piece) for piece in last.split(CPU_PIECE) for one in stock],
+        "all in one grouped network": lambda: grouped.predict(ready, batch_size=CPU_PIECE * len(stock)),
         "stock, bfloat16": half,
+        "stock, compiled": lambda: [one(piece) for piece in last.split(CPU_PIECE) for one in compiled],
+        "stock, compiled for the batch": lambda: [one(last) for one in compiled_whole],
         **{
             f"fused, pieces of {n}": lambda n=n: [one(piece) for piece in last.split(n) for one in quick]
             for n in PIECES
@@ -140,22 +147,43 @@ def choices(shape: tuple[int, int, int], rounds: int) -> Record:
     return {"shape": shape, "images_a_second": rates}
 
 
+def cores(shape: tuple[int, int, int], images: int) -> Record:
+    """Images a second of the pass, on the clock: on one core, and on all of them."""
+    data = ImageData(*batch(shape, images), tuple("0123456789"), name="random", split="train")
+    assert data.fingerprint  # known before the clock starts
+    prepare = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0])
+    every = torch.get_num_threads()
+    rates: dict[str, float] = {}
+    for threads in (1, every):
+        torch.set_num_threads(threads)
+        best = math.inf
+        for _ in range(3):
+            start = time.perf_counter()
+            accumulate(pool(), data, preprocessing=prepare)
+            best = min(best, time.perf_counter() - start)
+        rates[str(threads)] = images / best
+    print(f"{shape}: " + ", ".join(f"{n} cores {rate:.0f} images/s" for n, rate in rates.items()))
+    return {"shape": shape, "images": images, "images_a_second": rates}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--device", choices=sorted(BATCH), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     device = options.device
+    passes = [cores(shape, 4096) for shape in SHAPES[:2]] if device == "cpu" else []
+    torch.set_num_threads(1)
     described = machine() | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
     record: Record = {
         "machine": described,
         "threads": 1,
-        "batch": BATCH[device],
+        "batch": default_batch_size(torch.device(device)),
         "goals": GOALS,
         "cases": [measure(shape, options.rounds, device) for shape in SHAPES],
     }
     if device == "cpu":
+        record["cores"] = passes
         record["choices"] = [choices(shape, max(1, options.rounds // 10)) for shape in SHAPES[:2]]
     write("moments" if device == "cpu" else f"moments-{device}", record)
 

@@ -44,11 +44,10 @@ def one_pass(count: int) -> None:
     from convexdistill.features import ModuleSpec
     from convexdistill.moments import accumulate
 
-    torch.set_num_threads(1)
     tiny = [ModuleSpec(nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU()))]
     source = stream(lambda: synthetic(count), classes=10)
     start, cpu = time.perf_counter(), time.process_time()
-    moments = accumulate(tiny, source, batch_size=CHUNK, preprocessing=Preprocessing((0.5,), (0.25,)))
+    moments = accumulate(tiny, source, preprocessing=Preprocessing((0.5,), (0.25,)))
     assert moments.images == count
     print(
         json.dumps(
@@ -116,7 +115,7 @@ def main() -> None:
         return one_pass(options.one_pass)
     if options.worker:
         return one_worker(options.worker)
-    record: Record = {"machine": machine(), "passes": [], "workers": [], "cuda": None}
+    record: Record = {"machine": machine(), "passes": [], "workers": []}
     if options.only == "workers":
         record["passes"] = json.loads((RESULTS / "scaling.json").read_text("utf-8"))["passes"]
     for count in (10**k for k in range(4, 8) if 10**k <= options.most and options.only != "workers"):

@@ -1,4 +1,4 @@
-"""Which device the networks run on. Sums and solves stay in float64 on the CPU."""
+"""Which device the networks run on. Sums and solves are float64: on CUDA there, else on the CPU."""
 
 from __future__ import annotations
 

@@ -65,7 +65,8 @@ Json = Annotated[
     typer.Option(help="Write the numbers to this file; - writes them to the output instead of the tables."),
 ]
 Device = Annotated[
-    str, typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64 on the CPU.")
+    str,
+    typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64, on the CPU or on CUDA."),
 ]
 Networks = Annotated[str, typer.Option(help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)}.")]
 Extractor = Annotated[

@@ -45,3 +45,12 @@ def load_real(data_root: Path) -> Callable[..., ImageData]:
             pytest.skip(str(error))
 
     return load_or_skip
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """Pieces of work on two threads, for tests of what is done side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

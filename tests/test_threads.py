@@ -7,20 +7,12 @@ import pytest
 import torch
 
 from convexdistill import threads
-from convexdistill.data import load
-from convexdistill.features import pool
+from convexdistill.data import Preprocessing, load
+from convexdistill.features import extract, pool
 from convexdistill.moments import accumulate
 from convexdistill.threads import StoppedError, check, in_threads, workers
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def two_cores():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_results_come_in_the_order_of_the_pieces(two_cores):
@@ -60,11 +52,12 @@ def test_a_piece_sees_the_callers_context_and_gradient_mode(two_cores):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_when_a_piece_fails_the_others_end_and_its_error_comes_out(two_cores, error):
+@pytest.mark.parametrize("failing", [0, 1])
+def test_when_a_piece_fails_the_others_end_and_its_error_comes_out(two_cores, error, failing):
     begun, ended = threading.Event(), []
 
     def work(piece):
-        if piece == 0:
+        if piece == failing:
             begun.wait(30)
             raise error("broken")
         begun.set()
@@ -77,9 +70,24 @@ def test_when_a_piece_fails_the_others_end_and_its_error_comes_out(two_cores, er
 
     with pytest.raises(error, match="broken"):
         in_threads(work, range(5), CPU)
-    assert ended == [1]  # 2, 3 and 4 did not begin
+    assert ended == [1 - failing]  # 2, 3 and 4 did not begin
     assert torch.get_num_threads() == 2
     check()  # the caller's own thread is not stopped
+
+
+def test_a_piece_is_cast_as_its_caller_is(two_cores):
+    ones = torch.ones(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert in_threads(lambda _: (ones @ ones).dtype, [0, 1], CPU) == [torch.bfloat16] * 2
+    assert in_threads(lambda _: (ones @ ones).dtype, [0, 1], CPU) == [torch.float32] * 2
+
+
+def test_features_do_not_depend_on_the_number_of_cores(two_cores):
+    digits = load("digits").subset(range(100))
+    extractor, prepare = pool("convnet", count=1, width=4)[0].build(digits.shape), Preprocessing.fit(digits)
+    several = extract(extractor, digits.images, prepare)
+    torch.set_num_threads(1)
+    assert torch.equal(several, extract(extractor, digits.images, prepare))
 
 
 def test_moments_do_not_depend_on_the_number_of_cores(two_cores):
@@ -92,7 +100,8 @@ def test_moments_do_not_depend_on_the_number_of_cores(two_cores):
     assert all(torch.equal(a, b) for a, b in zip(several.cross, alone.cross, strict=True))
 
 
-def test_there_are_never_more_workers_than_pay(two_cores):
-    torch.set_num_threads(2 * threads.MOST)
-    assert workers(CPU) == threads.MOST
-    assert in_threads(lambda _: torch.get_num_threads(), range(threads.MOST), CPU) == [2] * threads.MOST
+def test_there_are_never_more_workers_than_pay(two_cores, monkeypatch):
+    monkeypatch.setattr(threads, "MOST", 3)
+    torch.set_num_threads(7)
+    assert workers(CPU) == 3
+    assert in_threads(lambda _: torch.get_num_threads(), range(3), CPU) == [2] * 3

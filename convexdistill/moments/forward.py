@@ -19,9 +19,9 @@ from convexdistill.features.fused import fused
 class PoolForward:
     """Features of every extractor for a batch of bytes.
 
-    A batch is always full: one that is shorter is filled up with black images, whose features are dropped. So
-    every image goes through the same kernels whatever batch it is in, nothing is compiled or tuned twice, and
-    the shards of a data set give the sums of the whole to float64.
+    A batch is worked on in pieces, several at once on CPUs, and a piece is always full: the last is filled up with
+    black images, whose features are dropped. So every image goes through the same kernels whatever batch it is in,
+    nothing is compiled or tuned twice, and the shards of a data set give the sums of the whole to float64.
 
     Where the device runs out of memory the batch is cut in half, for the rest of the pass, with a warning.
 
@@ -47,10 +47,10 @@ class PoolForward:
         compiled: bool = False,
     ) -> None:
         self.preprocessing, self.device, self.autocast = preprocessing, device, autocast
-        self.batch_size = batch_size
-        # On CPUs a piece is what a core works on, of the same size whatever their number: so are its features.
-        self.piece = min(batch_size, CPU_PIECE) if device.type == "cpu" else batch_size
-        self.compiled = compiled  # one thread at a time then: what Dynamo keeps is not made for several
+        # What Dynamo keeps is not made for several threads: compiled modules take a batch whole.
+        self.in_threads = device.type == "cpu" and not compiled
+        # A core's piece has the same size whatever their number, and so its features are the same.
+        self.piece = min(batch_size, CPU_PIECE) if self.in_threads else batch_size
         self.modules: list[Callable[[Tensor], Tensor]] = [
             # The fused kernel is not among those that autocast knows.
             extractor.to(device) if autocast else fused(extractor.to(device), shape, batch_size=min(batch_size, 8))
@@ -62,8 +62,8 @@ class PoolForward:
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Features ``(b, d_k)`` on the device, of ``(b, c, h, w)`` bytes, b ≤ ``batch_size``."""
         wanted = len(images)
-        if wanted < self.batch_size:
-            images = torch.cat([images, images.new_zeros(self.batch_size - wanted, *images.shape[1:])])
+        if lacking := -wanted % self.piece:
+            images = torch.cat([images, images.new_zeros(lacking, *images.shape[1:])])
         while (features := self._attempt(images)) is None:
             self._halve()
         return [values[:wanted] for values in features]
@@ -77,9 +77,9 @@ class PoolForward:
         return [values[0] if len(values) == 1 else torch.cat(values) for values in zip(*pieces, strict=True)]
 
     def _together(self, pieces: Sequence[Tensor]) -> list[list[Tensor]]:
-        if self.compiled:
-            return [self._features(piece) for piece in pieces]
-        return threads.in_threads(self._features, pieces, self.device)
+        if self.in_threads:
+            return threads.in_threads(self._features, pieces, self.device)
+        return [self._features(piece) for piece in pieces]
 
     def _features(self, images: Tensor) -> list[Tensor]:
         ready = self.preprocessing(images.to(self.device, non_blocking=True))

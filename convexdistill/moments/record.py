@@ -96,7 +96,7 @@ class Moments:
 
         r is the rank of G. They depend on the target set alone, so that any number of base sets share them.
         """
-        return tuple((S, *_root(G, R)) for S, G, R in map(self.scaled, range(len(self.gram))))
+        return tuple((S, *square_root(G, R)) for S, G, R in map(self.scaled, range(len(self.gram))))
 
     def holds(self, other: Moments) -> bool:
         """Whether every part of ``other`` is among the parts of these moments, alone or in a whole."""
@@ -193,7 +193,7 @@ class Moments:
                 raise FileFormatError(f"{path}: gram.{k} counts {float(gram[-1, -1])} images, the classes {total}")
 
 
-def _root(G: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+def square_root(G: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
     """Q and B with QᵀQ = G and QᵀB = R, on the range of G."""
     values, vectors = torch.linalg.eigh(G)
     keep = values > RANK_TOLERANCE * values[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,28 @@ from torch import Tensor
 
 # SciPy's BLAS has threads of its own, which wait for work by turning in circles on the cores of the networks.
 _BLAS = ThreadpoolController().select(user_api="blas")
+
+
+class _OneBlasThread:
+    """One thread for SciPy's BLAS inside the block, whoever else is in it: the limit is the process's."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._limit = _BLAS.limit(limits=1)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
 
 
 class Sums:
@@ -43,7 +66,7 @@ class Sums:
         """Add a batch: features ``(b, d_k)`` of each extractor, and labels ``(b,)`` on the CPU."""
         self.counts += torch.bincount(labels, minlength=len(self.counts))
         index = labels.to(self.device, non_blocking=True)
-        with _BLAS.limit(limits=1):
+        with _ONE_BLAS_THREAD:
             for k, values in enumerate(features):
                 rows = self._filled(k, values)
                 if self.device.type == "cpu":

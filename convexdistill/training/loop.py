@@ -14,7 +14,7 @@ from convexdistill.training.augmentation import Augmenter
 from convexdistill.training.optimizers import build_optimizer, find_optimizer
 from convexdistill.training.orders import minibatches
 from convexdistill.training.recipe import LOSSES, Recipe
-from convexdistill.training.side_by_side import SideBySide, cohorts
+from convexdistill.training.side_by_side import SideBySide, cohorts, draws, joinable
 
 Visit = Callable[[list[int], SideBySide, int], None]
 
@@ -33,9 +33,8 @@ def train_together(
 ) -> None:
     """Train K networks of one architecture on the same images, each with its own labels, in place.
 
-    Networks that can be joined are trained as one (:class:`SideBySide`), others, and those whose optimiser
-    couples weights, one after the other; a network ends with the same weights either way, to floating-point
-    tolerance.
+    Networks that can be joined are trained as one (:class:`SideBySide`), or on CPUs as several with a core each;
+    others one after the other. A network ends with the same weights either way, to floating-point tolerance.
 
     Args:
         networks: K networks; they end with the weights of the last step.
@@ -57,7 +56,11 @@ def train_together(
         >>> train_together([net], torch.rand(6, 1, 2, 2), torch.rand(1, 6, 2), [Recipe("mse")], [0],
         ...                steps=5)
     """
-    groups = _cohorts(networks, images, recipes[0])
+    if any(_shared(recipe) != _shared(recipes[0]) for recipe in recipes):
+        raise ValueError(
+            "networks trained together need one optimiser, learning rate and batch size, augmentation and order"
+        )
+    groups, together = _cohorts(networks, images, recipes[0])
     lock = threading.Lock()
     with progress.task(description, total=steps * len(groups)) as advance:
 
@@ -83,20 +86,30 @@ def train_together(
             for position, k in enumerate(members):
                 networks[k].load_state_dict(joint.member_state(position))
 
-        threads.in_threads(train, groups, images.device)
+        if together:
+            threads.in_threads(train, groups, images.device)
+        else:
+            list(map(train, groups))
 
 
-def _cohorts(networks: Sequence[nn.Module], images: Tensor, recipe: Recipe) -> list[tuple[list[int], SideBySide]]:
-    """As many together as the CPU's cache and cores like; each alone where the optimiser couples weights."""
+def _cohorts(
+    networks: Sequence[nn.Module], images: Tensor, recipe: Recipe
+) -> tuple[list[tuple[list[int], SideBySide]], bool]:
+    """As many together as the CPU's cache and cores like; and whether cohorts may run at the same time.
+
+    Each is alone where the optimiser couples weights. Networks that cannot be joined may share state, and dropout
+    draws from one generator for all: these keep their order.
+    """
     channels, height, width = images.shape[1:]
     shape = channels, height, width
     kind = find_optimizer(recipe.optimizer)[1]
+    together = joinable(networks, shape) and not draws(networks[0], shape)
     if not kind.separable:
-        return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
+        return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)], together
     if images.device.type != "cpu":
-        return cohorts(networks, shape)
+        return cohorts(networks, shape), together
     batch = len(images) if kind.whole_set else min(len(images), recipe.batch_size)
-    return cohorts(networks, shape, batch_size=batch, parts=threads.workers(images.device))
+    return cohorts(networks, shape, batch_size=batch, parts=threads.workers(images.device)), together
 
 
 def _shared(recipe: Recipe) -> tuple[object, ...]:
@@ -115,10 +128,6 @@ def _train(
     advance: Callable[[], None],
 ) -> None:
     first = recipes[0]
-    if any(_shared(recipe) != _shared(first) for recipe in recipes):
-        raise ValueError(
-            "networks trained together need one optimiser, learning rate and batch size, augmentation and order"
-        )
     kind = find_optimizer(first.optimizer)[1]
     if not kind.separable:  # it may want all weights as one vector, which needs them in their plain layout
         joint.to(memory_format=torch.contiguous_format)

@@ -205,6 +205,17 @@ class SideBySide(nn.Module):
         return {name: part(value) for name, value in self.joint.state_dict().items()}
 
 
+def joinable(networks: Sequence[nn.Module], shape: tuple[int, int, int]) -> bool:
+    """Whether there is more than one, of an architecture that can be joined."""
+    if len(networks) < 2:
+        return False
+    try:
+        SideBySide(networks[:2], shape)
+    except NotJoinableError:
+        return False
+    return True
+
+
 def cohorts(
     networks: Sequence[nn.Module], shape: tuple[int, int, int], *, batch_size: int | None = None, parts: int = 1
 ) -> list[tuple[list[int], SideBySide]]:
@@ -217,31 +228,43 @@ def cohorts(
             ``None``: all in one.
         parts: at least so many cohorts, where there are as many networks.
     """
+    if not joinable(networks, shape):
+        return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
     size = len(networks)
     if batch_size is not None:
-        size = min(size, max(1, CACHE // (4 * batch_size * _largest_map(networks[0], shape))))
+        size = min(size, max(1, CACHE // (4 * batch_size * largest_map(networks[0], shape))))
     rounds = -(-len(networks) // (size * parts))  # of as many cohorts as there are parts, so that none waits
     count = min(rounds * parts, len(networks))
     shares = [list(range(i, len(networks), count)) for i in range(count)]
-    try:
-        return [(share, SideBySide([networks[k] for k in share], shape)) for share in shares]
-    except NotJoinableError:
-        return [([k], SideBySide([network], shape)) for k, network in enumerate(networks)]
+    return [(share, SideBySide([networks[k] for k in share], shape)) for share in shares]
 
 
 @torch.no_grad()
-def _largest_map(network: nn.Module, shape: tuple[int, int, int]) -> int:
+def draws(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether it takes random numbers from the CPU's global generator in training, as dropout does."""
+    probe = copy.deepcopy(network).train()
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        probe(_blank(network, shape))
+        return not torch.equal(before, torch.get_rng_state())
+
+
+def _blank(network: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Two images for the network, where it is."""
+    return torch.zeros(2, *shape, device=next((p.device for p in network.parameters()), None))
+
+
+@torch.no_grad()
+def largest_map(network: nn.Module, shape: tuple[int, int, int]) -> int:
     """The most numbers that a layer gives for one image."""
     sizes = [1]
 
     def note(layer: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
-            sizes.append(output.numel())
+            sizes.append(output[0].numel())
 
     probe = copy.deepcopy(network).eval()
-    handles = [layer.register_forward_hook(note) for layer in probe.modules()]
-    device = next((p.device for p in network.parameters()), None)
-    probe(torch.zeros(1, *shape, device=device))
-    for handle in handles:
-        handle.remove()
+    for layer in probe.modules():
+        layer.register_forward_hook(note)
+    probe(_blank(network, shape))
     return max(sizes)

@@ -1,10 +1,12 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from threadpoolctl import ThreadpoolController
 from torch import nn
 
 from convexdistill import progress
@@ -253,3 +255,16 @@ def test_progress_counts_every_batch():
     with progress.reporting(Listener()):
         part(0, 100, batch_size=30)
     assert seen == [4]  # one read of the data for the whole pool
+
+
+def test_passes_in_several_threads_leave_scipys_blas_as_it_was():
+    blas = ThreadpoolController().select(user_api="blas")
+    found = [library.num_threads for library in blas.lib_controllers]
+    with blas.limit(limits=2):
+        before = [library.num_threads for library in blas.lib_controllers]
+        digits = load("digits").subset(range(200))
+        specs = pool("convnet", count=2, width=4)
+        with ThreadPoolExecutor(3) as executor:
+            list(executor.map(lambda _: accumulate(specs, digits, batch_size=4), range(3)))
+        assert [library.num_threads for library in blas.lib_controllers] == before
+    assert [library.num_threads for library in blas.lib_controllers] == found

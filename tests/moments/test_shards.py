@@ -83,3 +83,13 @@ def test_the_command_refuses_gaps_and_duplicates_unless_told_otherwise(folder):
     assert told.exit_code == 0, told.output
     assert "still missing: 1 shards; left out: 1 duplicates" in told.stdout
     assert Moments.load(folder / "merged.st").missing == [parts.named(DIGITS.fingerprint, (1, 6))]
+
+
+def test_odd_batches_meet_the_same_kernels_too():
+    digits = load("digits").subset(range(300))
+    specs = pool("lenet", count=1)
+    whole = accumulate(specs, digits, batch_size=33)
+    first, *others = (accumulate(specs, digits, shard=(i, 3), batch_size=33) for i in range(3))
+    for other in others:
+        first = first.merge(other)
+    assert float((first.gram[0] - whole.gram[0]).norm() / whole.gram[0].norm()) < 1e-14

@@ -8,9 +8,11 @@ from convexdistill.data import Preprocessing, load
 from convexdistill.features import NETWORKS, build_network
 from convexdistill.training import ReadyNetwork, Recipe, SideBySide, side_by_side, train_together
 from convexdistill.training.side_by_side import NotJoinableError, cohorts
+from convexdistill.training.trials import predictions
 
 SHAPE = (1, 8, 8)
 IMAGES = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0))
+BYTES = load("digits").subset(range(40))
 TARGETS = torch.randn(3, 12, 4, generator=torch.Generator().manual_seed(1))
 OPTIONS = {"convnet": {"width": 6}}
 
@@ -134,7 +136,9 @@ def test_losses_in_one_cohort_are_each_members_own():
         assert_state(together[k].state_dict(), net.state_dict(), rtol=1e-3, atol=2e-4)
 
 
-def test_recipes_that_cannot_share_an_optimiser_are_refused():
+@pytest.mark.parametrize("cores", [1, 2])
+def test_recipes_that_cannot_share_an_optimiser_are_refused(two_cores, cores):
+    torch.set_num_threads(cores)
     recipes = [Recipe("mse"), Recipe("mse", optimizer="sgd")]
     with pytest.raises(ValueError, match="need one optimiser, learning rate and batch size"):
         train_together(made("lenet", 2), IMAGES, TARGETS[:2], recipes, [0, 1], steps=1)
@@ -252,7 +256,36 @@ def test_cohorts_are_as_many_as_cache_and_cores_like(monkeypatch):
     assert [len(members) for members, _ in cohorts(networks, SHAPE, batch_size=1000)] == [1] * 7
 
 
-def test_two_cores_end_with_the_weights_of_one():
+class Fussy(nn.Module):
+    """Cannot be joined: draws, wants float64 and more than one image."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 4).double()
+
+    def forward(self, x):
+        assert len(x) > 1
+        return nn.functional.dropout(self.linear(x.flatten(1).double()), training=self.training).float()
+
+
+def test_networks_that_draw_keep_their_order_on_two_cores(two_cores):
+    def train():
+        torch.manual_seed(1)
+        networks = [Fussy() for _ in range(3)]
+        train_together(networks, IMAGES, TARGETS, [Recipe("mse", batch_size=4)] * 3, [0, 1, 2], steps=20)
+        return torch.stack([weights(net) for net in networks])
+
+    assert torch.equal(train(), train())
+
+
+def test_the_networks_of_a_cohort_keep_their_places_in_predictions(two_cores):
+    networks = [net.eval() for net in made("lenet", 5)]
+    expected = torch.stack([net(Preprocessing((0.0,), (1.0,))(BYTES.images)) for net in networks])
+    found = predictions(networks, BYTES, Preprocessing((0.0,), (1.0,)), torch.device("cpu"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_cores_end_with_the_weights_of_one(two_cores):
     recipes = [Recipe("mse", batch_size=4)] * 3
     visits = []
 
@@ -264,14 +297,9 @@ def test_two_cores_end_with_the_weights_of_one():
         )  # fmt: skip
         return networks
 
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = train()
-        torch.set_num_threads(2)
-        two = train()
-    finally:
-        torch.set_num_threads(before)
+    two = train()
+    torch.set_num_threads(1)
+    one = train()
     assert sorted(visits) == sorted([(step, k) for step in (3, 6) for k in range(3)] * 2)
     for a, b in zip(one, two, strict=True):
         assert_state(b.state_dict(), a.state_dict(), rtol=1e-4, atol=1e-5)
