@@ -21,11 +21,10 @@ import torch
 from _speed import Record, in_turns, machine, write
 from torch import nn
 
-from convexdistill.data import ImageData, Preprocessing
+from convexdistill.data import ImageData, Preprocessing, stream
 from convexdistill.features import CPU_PIECE, ExtractorSpec, FrozenExtractor, default_batch_size, pool
 from convexdistill.features.fused import fused
 from convexdistill.features.network import output_features
-from convexdistill.moments import accumulate
 from convexdistill.moments.forward import PoolForward
 from convexdistill.moments.sums import Sums
 from convexdistill.training.side_by_side import SideBySide
@@ -33,6 +32,7 @@ from convexdistill.training.side_by_side import SideBySide
 SHAPES = ((1, 28, 28), (3, 32, 32), (3, 64, 64))
 PIECES = (8, 16, 32, 64, 256)
 GEMM = 1024
+CPU = torch.device("cpu")
 GOALS = {"accumulate_share_of_forward": 0.8, "forward_share_of_gemm": 0.6}
 
 
@@ -121,7 +121,6 @@ def choices(shape: tuple[int, int, int], rounds: int) -> Record:
     quick = [fused(one, shape, batch_size=8) for one in stock]
     grouped = SideBySide(stock, shape)
 
-    compiled_whole = [torch.compile(copy.deepcopy(one), dynamic=False) for one in stock]
     compiled = [torch.compile(one, dynamic=False) for one in stock]
 
     def half() -> None:
@@ -135,7 +134,6 @@ def choices(shape: tuple[int, int, int], rounds: int) -> Record:
         "all in one grouped network": lambda: grouped.predict(ready, batch_size=CPU_PIECE * len(stock)),
         "stock, bfloat16": half,
         "stock, compiled": lambda: [one(piece) for piece in last.split(CPU_PIECE) for one in compiled],
-        "stock, compiled for the batch": lambda: [one(last) for one in compiled_whole],
         **{
             f"fused, pieces of {n}": lambda n=n: [one(piece) for piece in last.split(n) for one in quick]
             for n in PIECES
@@ -150,19 +148,24 @@ def choices(shape: tuple[int, int, int], rounds: int) -> Record:
 def cores(shape: tuple[int, int, int], images: int) -> Record:
     """Images a second of the pass, on the clock: on one core, and on all of them."""
     data = ImageData(*batch(shape, images), tuple("0123456789"), name="random", split="train")
-    assert data.fingerprint  # known before the clock starts
     prepare = Preprocessing((0.5,) * shape[0], (0.25,) * shape[0])
     every = torch.get_num_threads()
+    extractors = [spec.build(shape) for spec in pool()]
     rates: dict[str, float] = {}
-    for threads in (1, every):
+    for threads, compiled in ((1, False), (every, False), (every, True)):
         torch.set_num_threads(threads)
+        with torch.no_grad():
+            forward = PoolForward(extractors, prepare, shape, default_batch_size(CPU), CPU, compiled=compiled)
+        sums = Sums([output_features(extractor, shape) for extractor in extractors], 10, CPU)
         best = math.inf
         for _ in range(3):
             start = time.perf_counter()
-            accumulate(pool(), data, preprocessing=prepare)
+            for part, labels in stream(data).batches(default_batch_size(CPU), (0, 1), skip=0):
+                with torch.no_grad():
+                    sums.add(forward(part), labels)
             best = min(best, time.perf_counter() - start)
-        rates[str(threads)] = images / best
-    print(f"{shape}: " + ", ".join(f"{n} cores {rate:.0f} images/s" for n, rate in rates.items()))
+        rates[f"{threads} compiled" if compiled else str(threads)] = images / best
+    print(f"{shape}: by cores, " + ", ".join(f"{n}: {rate:.0f} images/s" for n, rate in rates.items()))
     return {"shape": shape, "images": images, "images_a_second": rates}
 
 

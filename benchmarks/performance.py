@@ -25,6 +25,14 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
+def on_cuda(name: str) -> dict[str, Any] | None:
+    """What the same benchmark found with ``--device cuda``, where it ran."""
+    return read(f"{name}-cuda") if (RESULTS / f"{name}-cuda.json").exists() else None
+
+
+NO_GPU = "not measured yet; no GPU was at hand"
+
+
 def busy(machine: dict[str, Any]) -> str:
     load = machine["load_before"]
     shared = f"; shared with other work (load {load:g})" if load > machine["cores"] / 2 else ""
@@ -75,10 +83,32 @@ def passes(moments: dict[str, Any]) -> list[str]:
         f"{verdict(forward, goals['forward_share_of_gemm'])}.",
         f"- Goal: accumulation at 80 % of forward. Measured: {100 * kept:.0f} %, "
         f"{verdict(kept, goals['accumulate_share_of_forward'])}.",
-        "- CUDA, `--device cuda`: not measured yet; no GPU was at hand.",
+        f"- CUDA, `--device cuda`: {_rates_on_cuda()}.",
         "",
+        *cores(moments["cores"]),
         *choices(moments["choices"]),
     ]
+
+
+def _rates_on_cuda() -> str:
+    if (found := on_cuda("moments")) is None:
+        return NO_GPU
+    rates = (
+        f"{case['images_a_second']['accumulate']:,.0f} images/s of {'×'.join(map(str, case['shape']))}, "
+        f"{100 * case['accumulate_share_of_forward_median']:.0f} % of forward"
+        for case in found["cases"]
+    )
+    return f"{'; '.join(rates)} ({found['machine']['gpu']}, batches of {found['batch']})"
+
+
+def cores(cases: list[dict[str, Any]]) -> list[str]:
+    """The pass on one core and on all."""
+    rates = (
+        f"{'×'.join(map(str, case['shape']))}: "
+        + ", ".join(f"{rate:,.0f} images/s on {n}" for n, rate in case["images_a_second"].items())
+        for case in cases
+    )
+    return [f"The whole pass, on the clock, by cores (best of three): {'; '.join(rates)}.", ""]
 
 
 def choices(cases: list[dict[str, Any]]) -> list[str]:
@@ -202,10 +232,19 @@ def solves(record: dict[str, Any]) -> list[str]:
             f"- {job['target']} to {job['base_size']} labels, {job['accuracy']:.1f} %: distilled in "
             f"{distil:.1f} s "
             f"(accumulate {seconds['accumulate']:.1f}, choose and solve {seconds['solve']:.1f}{goal}); "
-            "with evaluation "
+            f"reading the files took {seconds['load']:.1f} s before; with evaluation "
             f"and start-up {seconds['process']:.1f} s. {busy(job['machine'])}."
         )
+    lines.append(f"- CUDA, goal: MNIST within 3 s after start-up: {_jobs_on_cuda()}.")
     return [*lines, ""]
+
+
+def _jobs_on_cuda() -> str:
+    if (found := on_cuda("distil")) is None:
+        return NO_GPU
+    seconds = {job["target"]: job["seconds"]["accumulate"] + job["seconds"]["solve"] for job in found["jobs"]}
+    gpu = found["jobs"][0]["machine"]["gpu"]
+    return ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()) + f" ({gpu})"
 
 
 def model(moments: dict[str, Any]) -> list[str]:
@@ -271,6 +310,7 @@ def plans(moments: dict[str, Any]) -> list[str]:
 
 def trainings(record: dict[str, Any], cohorts: dict[str, Any]) -> list[str]:
     """Repeats that are trained side by side."""
+    gpu = on_cuda("evaluate")
     name = f"{record['networks']} {record['network']}s, {record['steps']} steps, {record['threads']} threads"
     sizes = list(cohorts["cases"][0]["milliseconds_a_member"])
     return [
@@ -284,7 +324,7 @@ def trainings(record: dict[str, Any], cohorts: dict[str, Any]) -> list[str]:
         f"{verdict(record['ratio'], record['goal']).capitalize()}. A member spends its time in convolutions that "
         "oneDNN computes no faster in groups; what is saved is the calls around them, and cores waiting for "
         f"each other. {busy(record['machine'])}.",
-        "- CUDA: not measured yet; no GPU was at hand. Goal: 10 times.",
+        f"- CUDA, goal 10 times: {NO_GPU if gpu is None else format(gpu['ratio'], '.2f')}.",
         "",
         "`python benchmarks/cohorts.py`: CPU milliseconds for a step of one member, by how many are one grouped",
         "network. As many are taken as leave the largest map below "

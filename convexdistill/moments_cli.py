@@ -62,7 +62,11 @@ def moments_accumulate(
         bool, typer.Option("--autocast", help="Features in half precision: faster on GPUs, about 0.1 % off.")
     ] = False,
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="Compile the extractors by torch.compile: pays after some minutes.")
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Compile the extractors by torch.compile first; docs/performance.md has what it gains.",
+        ),
     ] = False,
     device: Device = "auto",
     data_root: DataRoot = None,

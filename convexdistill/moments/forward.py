@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from convexdistill import threads
+from convexdistill import progress, threads
 from convexdistill.data import Preprocessing
 from convexdistill.errors import DeviceError, PerformanceWarning
 from convexdistill.features import CPU_PIECE, FrozenExtractor, Shape
@@ -47,10 +47,8 @@ class PoolForward:
         compiled: bool = False,
     ) -> None:
         self.preprocessing, self.device, self.autocast = preprocessing, device, autocast
-        # What Dynamo keeps is not made for several threads: compiled modules take a batch whole.
-        self.in_threads = device.type == "cpu" and not compiled
         # A core's piece has the same size whatever their number, and so its features are the same.
-        self.piece = min(batch_size, CPU_PIECE) if self.in_threads else batch_size
+        self.piece = min(batch_size, CPU_PIECE) if device.type == "cpu" else batch_size
         self.modules: list[Callable[[Tensor], Tensor]] = [
             # The fused kernel is not among those that autocast knows.
             extractor.to(device) if autocast else fused(extractor.to(device), shape, batch_size=min(batch_size, 8))
@@ -58,6 +56,7 @@ class PoolForward:
         ]
         if compiled:
             self.modules = [torch.compile(module, dynamic=False) for module in self.modules]
+            self._compile(shape)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Features ``(b, d_k)`` on the device, of ``(b, c, h, w)`` bytes, b ≤ ``batch_size``."""
@@ -71,15 +70,21 @@ class PoolForward:
     def _attempt(self, images: Tensor) -> list[Tensor] | None:
         """The features, or None where the device has too little memory; nothing of the attempt is kept then."""
         try:
-            pieces = self._together(images.split(self.piece))
+            pieces = threads.in_threads(self._features, images.split(self.piece), self.device)
         except torch.OutOfMemoryError:
             return None
         return [values[0] if len(values) == 1 else torch.cat(values) for values in zip(*pieces, strict=True)]
 
-    def _together(self, pieces: Sequence[Tensor]) -> list[list[Tensor]]:
-        if self.in_threads:
-            return threads.in_threads(self._features, pieces, self.device)
-        return [self._features(piece) for piece in pieces]
+    def _compile(self, shape: Shape) -> None:
+        """Compile before there are several threads, for as many cores as one of them has."""
+        cores = torch.get_num_threads()
+        with progress.task("compile extractors", total=1) as advance:
+            torch.set_num_threads(max(1, cores // threads.workers(self.device)))
+            try:
+                self._features(torch.zeros(self.piece, *shape, dtype=torch.uint8))
+            finally:
+                torch.set_num_threads(cores)
+            advance(1)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         ready = self.preprocessing(images.to(self.device, non_blocking=True))

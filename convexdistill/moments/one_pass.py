@@ -59,7 +59,8 @@ def accumulate(
         device: where the features are computed. Sums are made there on CUDA, else on the CPU.
         autocast: compute features in half precision. Base features are not, so that the two differ by about
             0.1 %; the sums stay float64.
-        compiled: compile the extractors with ``torch.compile``: about a minute, then up to 5 % faster on CPUs.
+        compiled: compile the extractors with ``torch.compile`` first, which takes up to a minute and a C++
+            compiler; `docs/performance.md` has what it gains.
         checkpoint: file to which the sums are written every few seconds. The same call goes on from there, and
             ends with the same moments, bit by bit, however often it was killed; delete the file when the moments
             are saved.

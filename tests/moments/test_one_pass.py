@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -221,3 +222,10 @@ def test_a_module_that_is_not_the_sum_of_its_layers_is_left_alone():
 
     module = Skips()
     assert fused(module, (3, 8, 8), batch_size=4) is module
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
+def test_compiled_extractors_give_the_same_moments_on_several_cores(two_cores):
+    few = DIGITS.subset(range(100))
+    compiled = accumulate(POOL, few, compiled=True)
+    assert difference(compiled, accumulate(POOL, few)) < 1e-6
