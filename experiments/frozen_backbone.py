@@ -42,6 +42,7 @@ from convexdistill.select.target_space import TargetSpace
 
 RULES, LABELS = ("random", "kmeans", "solve-aware"), ("one-hot", "teacher", "closed form")
 LAMS, GAMMAS, PROBE_LAMS = (1e-4, 1e-2, 1.0), (1e-4, 1e-2, 1.0), (1e-4, 1e-2, 1.0)
+NEAR = 2  # points of accuracy
 AS_THEY_ARE = Preprocessing((0.0,) * 3, (1.0,) * 3)  # backbones normalise by themselves
 
 
@@ -161,7 +162,21 @@ def table(records: list[Record]) -> str:
             group = [r for r in found if (r["setting"]["size"], r["setting"]["rule"]) == (size, rule)]
             rows.append([size, rule, len(group), *(_spread(group, labels) for labels in LABELS)])
         lines += markdown_table(["base images:", "rule", "sets:", *(f"{name}:" for name in LABELS)], rows)
+        lines += ["", f"The fewest base images within {NEAR} points of the probe:", ""]
+        enough = [[rule, *(_enough(found, rule, labels, full - NEAR) for labels in LABELS)] for rule in RULES]
+        lines += markdown_table(["rule", *(f"{name}:" for name in LABELS)], enough)
     return "\n".join(lines) + "\n"
+
+
+def _enough(found: list[Record], rule: str, labels: str, wanted: float) -> str:
+    """The smallest size whose mean over base sets is there."""
+    scores: dict[int, list[float]] = {}
+    for record in found:
+        if record["setting"]["rule"] == rule:
+            score = record["result"]["rows"][labels]["test"]
+            scores.setdefault(record["setting"]["size"], []).append(score)
+    there = [size for size, values in scores.items() if np.mean(values) >= wanted]
+    return str(min(there)) if there else f"above {max(scores)}"
 
 
 def cells(records: list[Record]) -> dict[tuple[str, int], list[Record]]:
