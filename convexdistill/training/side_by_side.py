@@ -187,7 +187,7 @@ class SideBySide(nn.Module):
         return logits.view(batch, self.count, -1).transpose(0, 1)
 
     @torch.no_grad()
-    def predict(self, images: Tensor, *, batch_size: int = 512) -> Tensor:
+    def predict(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
         """Logits ``(K, N, C)`` of ``(N, c, h, w)``: all members see the same images, in eval mode."""
         was_training = self.training
         self.eval()
