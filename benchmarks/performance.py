@@ -133,7 +133,7 @@ def scaling(record: dict[str, Any]) -> list[str]:
     lines = [
         "## More images, more workers",
         "",
-        "`python benchmarks/scaling.py`; synthetic 8×8 images, 64 features, one thread. "
+        "`python benchmarks/scaling.py`; synthetic 8×8 images, 64 features, batches and cores as by default. "
         f"{busy(record['machine'])}.",
         "",
         "| images | seconds | CPU seconds | peak memory of the process, MB |",
