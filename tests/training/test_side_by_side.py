@@ -257,7 +257,7 @@ def test_cohorts_are_as_many_as_cache_and_cores_like(monkeypatch):
 
 
 class Fussy(nn.Module):
-    """Cannot be joined: draws, wants float64 and more than one image."""
+    """Draws in training, computes in float64, and wants more than one image."""
 
     def __init__(self):
         super().__init__()
