@@ -10,7 +10,7 @@ from __future__ import annotations
 from _learned_labels import Setting, measure
 from _learned_tables import Goal, Key, gains, overview, plot, sections
 from _records import Experiment, Record, run
-from within_dataset import SEEDS, SIZES, chosen, rows_for
+from within_dataset import SEEDS, SIZES, WAYS, chosen, rows_for
 
 GOALS: dict[Key, Goal] = {
     (None, "fashion-mnist", 10, "convnet-32", "kmeans"): Goal(65, 61.3),
@@ -19,7 +19,7 @@ GOALS: dict[Key, Goal] = {
 }
 QUICK = [Setting("fashion-mnist", 10, "lenet", seed) for seed in range(2)]
 FULL = [
-    *chosen("fashion-mnist", (10, 100, 500)),
+    *chosen("fashion-mnist", WAYS),
     *(Setting("fashion-mnist", size, "lenet", seed, rows=rows_for(size)) for size in SIZES for seed in SEEDS),
 ]
 
