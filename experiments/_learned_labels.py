@@ -52,7 +52,7 @@ class Setting:
     Attributes:
         target: name of the data set, or its file below the data root.
         size: number of base examples.
-        network: what is trained from scratch; a name that may end in a width, ``"convnet-32"``.
+        network: what is trained from scratch; see :func:`network_of`.
         seed: of the base set and of its trainings.
         select: how base examples are chosen.
         source: of base images; ``None``: the target. From another source they are not balanced.
@@ -111,9 +111,12 @@ def place(name: str, data_root: str | None) -> str:
 
 
 def network_of(name: str) -> str | Callable[[Shape, int], nn.Module]:
-    """The network of a name, which may end in its width: ``"convnet-32"``."""
-    kind, _, width = name.partition("-")
-    return functools.partial(NETWORKS[kind], width=int(width)) if width else kind
+    """The network of a name, which may end in width and norm: ``"convnet-32"``, ``"convnet-64-none"``."""
+    kind, *options = name.split("-")
+    if not options:
+        return kind
+    width, *norm = options
+    return functools.partial(NETWORKS[kind], width=int(width), **({"norm": norm[0]} if norm else {}))
 
 
 def of(setting: Setting, data_root: str | None) -> Target:

@@ -29,6 +29,7 @@ class Goal:
 
 
 Key = tuple[Any, ...]  # source, target, size, network, select; of groups also what is done after the solve
+# A goal whose key has no network (None) is one for the best network.
 
 
 def key_of(record: Record) -> Key:
@@ -82,12 +83,18 @@ def spokesman(rows: Sequence[Row]) -> Row:
     return max((row for row in rows if row.labels.startswith(LEARNED)), key=lambda row: row.validation_mean or 0)
 
 
-def preferred(groups: Mapping[Key, list[Record]], key: Key) -> Key:
-    """Of the groups that differ in what is done after the solve only: whose learned labels validation prefers.
+def pursued(goals: Mapping[Key, Goal], key: Key) -> Key:
+    """Key of the goal of a group: that of its network, or the one for the best network."""
+    best = (*key[:3], None, *key[4:5])
+    return best if best in goals else key[:5]
+
+
+def preferred(groups: Mapping[Key, list[Record]], goals: Mapping[Key, Goal], key: Key) -> Key:
+    """Of the groups that pursue the same goal: whose learned labels validation prefers.
 
     They are compared on the base sets that all of them have; where there are none, the largest group speaks.
     """
-    rivals = [other for other in groups if other[:5] == key[:5]]
+    rivals = [other for other in groups if pursued(goals, other) == pursued(goals, key)]
     seeds = set.intersection(*({r["setting"]["seed"] for r in groups[other]} for other in rivals))
     if not seeds:
         return max(rivals, key=lambda other: len(groups[other]))
@@ -98,7 +105,7 @@ def preferred(groups: Mapping[Key, list[Record]], key: Key) -> Key:
 def overview(records: Sequence[Record], goals: Mapping[Key, Goal]) -> list[str]:
     """One line for each group: what validation prefers, beside its best baseline (by test).
 
-    Where groups differ in what is done after the solve only, the goal stands beside the one validation prefers.
+    Where several groups pursue one goal, it stands beside the one that validation prefers.
     """
     lines = []
     groups = grouped(records)
@@ -108,7 +115,7 @@ def overview(records: Sequence[Record], goals: Mapping[Key, Goal]) -> list[str]:
         best = spokesman(rows)
         rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
         rival = max(rivals, key=lambda row: row.accuracy_mean or 0)
-        goal = goals.get(key[:5]) if key == preferred(groups, key) else None
+        goal = goals.get(pursued(goals, key)) if key == preferred(groups, goals, key) else None
         lines.append(
             (
                 pair(source, target),

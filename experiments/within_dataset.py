@@ -23,23 +23,30 @@ GOALS: dict[Key, Goal] = {
     (None, "mnist", 10, "lenet", "random"): Goal(66, 60.9),
     (None, "mnist", 100, "lenet", "random"): Goal(92, 87.3),
     (None, "mnist", 500, "lenet", "random"): Goal(96, 93.3),
-    (None, "mnist", 10, "convnet-32", "kmeans"): Goal(75, 71.3),
-    (None, "mnist", 100, "convnet-32", "kmeans"): Goal(96, 95.3),
-    (None, "mnist", 500, "convnet-32", "kmeans"): Goal(98.2, 98.0),
+    (None, "mnist", 10, None, "kmeans"): Goal(75, 71.3),
+    (None, "mnist", 100, None, "kmeans"): Goal(96, 95.3),
+    (None, "mnist", 500, None, "kmeans"): Goal(98.2, 98.0),
     (None, "cifar10", 10, "alexnet", "random"): Goal(28, 25.7),
     (None, "cifar10", 100, "alexnet", "random"): Goal(45, 38.3),
     (None, "cifar10", 500, "alexnet", "random"): Goal(53, 42.5),
-    (None, "cifar10", 10, "alexnet", "kmeans"): Goal(30, 25.7),
-    (None, "cifar10", 100, "alexnet", "kmeans"): Goal(52, 49.2),
-    (None, "cifar10", 500, "alexnet", "kmeans"): Goal(64, 62.1),
-    (None, "cifar10", 10, "convnet-32", "kmeans"): Goal(30, 25.7),
-    (None, "cifar10", 100, "convnet-32", "kmeans"): Goal(52, 49.2),
-    (None, "cifar10", 500, "convnet-32", "kmeans"): Goal(64, 62.1),
+    (None, "cifar10", 10, None, "kmeans"): Goal(30, 25.7),
+    (None, "cifar10", 100, None, "kmeans"): Goal(52, 49.2),
+    (None, "cifar10", 500, None, "kmeans"): Goal(64, 62.1),
 }
 SEEDS = range(5)
 SIZES = (10, 100, 500, 50, 20, 200)
 # What comes after the single solve, by the number of base examples, where networks of 28×28 images can pay for it.
 WAYS = {10: ("unrolled",), 100: ("alternate",), 500: ("few", "alternate")}
+
+# Networks on chosen base examples of CIFAR-10, rows and sizes. Trained for a few hundred steps on a few examples,
+# networks without normalisation do better on the validation split.
+CIFAR10 = (
+    ("convnet-64-none", "few", (10, 100, 500)),
+    ("convnet-32-none", "alternate", (100,)),
+    ("alexnet", "few", (10,)),
+    ("alexnet", "unrolled", (10,)),
+    ("convnet-32", "unrolled", (10,)),
+)
 
 
 def chosen(target: str, rows: Mapping[int, tuple[str, ...]]) -> list[Setting]:
@@ -70,12 +77,10 @@ FULL = [
         for seed in SEEDS
     ),
     *(Setting("cifar10", 10, "alexnet", seed, rows="unrolled") for seed in SEEDS),
-    *chosen("cifar10", {**WAYS, 500: ("few",)}),
-    # On the validation split AlexNet does better than the ConvNet with ten images, and with a hundred.
     *(
-        Setting("cifar10", size, "alexnet", seed, select="kmeans", rows=rows)
-        for size, ways in {10: ("few", "unrolled"), 100: ("few",), 500: ("few",)}.items()
-        for rows in ways
+        Setting("cifar10", size, network, seed, select="kmeans", rows=rows)
+        for network, rows, sizes in CIFAR10
+        for size in sizes
         for seed in SEEDS
     ),
     *QUICK,

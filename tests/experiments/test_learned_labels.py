@@ -7,6 +7,7 @@ import pytest
 import within_dataset
 from _learned_labels import Setting, measure
 from _learned_tables import Goal, gains, key_of, overview, rows_of
+from torch import nn
 
 import convexdistill as cd
 from convexdistill.training import Recipe
@@ -104,9 +105,9 @@ def test_across_data_sets_the_classes_of_base_images_mean_nothing(tmp_path):
     assert "best constant 99.0 against" in cross_dataset.table([record])
 
 
-def made_up(seed: int, rows: str, **accuracies: float) -> dict[str, object]:
+def made_up(seed: int, rows: str, network: str = "lenet", **accuracies: float) -> dict[str, object]:
     """A record of one base set, with these accuracies on both splits."""
-    setting = vars(Setting("digits", 10, "lenet", seed, rows=rows))
+    setting = vars(Setting("digits", 10, network, seed, rows=rows))
     kinds = [
         {"labels": f"{name.replace('_', '-')}, centred", "steps": 4, "validation": [value], "test": [value]}
         for name, value in accuracies.items()
@@ -132,6 +133,26 @@ def test_one_verdict_a_cell_by_validation_on_the_base_sets_that_all_groups_have(
     first, second = overview(records, {(None, "digits", 10, "lenet", "random"): Goal(35)})[2:]
     assert "so far yes (1 of 5 sets)" in second
     assert "35" not in first
+
+
+def test_a_goal_for_the_best_network_stands_beside_the_one_that_validation_prefers():
+    records = [
+        made_up(0, "few", cross_entropy=30.0, one_hot=20.0),
+        made_up(0, "few", "convnet-8-none", cross_entropy=40.0, one_hot=20.0),
+    ]
+    first, second = overview(records, {(None, "digits", 10, None, "random"): Goal(35)})[2:]
+    assert "so far yes (1 of 5 sets)" in second
+    assert "35" not in first
+
+
+def test_a_networks_name_may_end_in_width_and_norm():
+    assert _learned_labels.network_of("lenet") == "lenet"
+    plain = _learned_labels.network_of("convnet-8-none")((1, 8, 8), 10)
+    normalised = _learned_labels.network_of("convnet-8")((1, 8, 8), 10)
+    widths = {module.out_channels for module in plain.modules() if isinstance(module, nn.Conv2d)}
+    assert widths == {8}
+    assert not any("Norm" in type(module).__name__ for module in plain.modules())
+    assert any("Norm" in type(module).__name__ for module in normalised.modules())
 
 
 def test_labels_that_nothing_certifies_have_the_gap_of_the_solve_they_start_from(monkeypatch):
