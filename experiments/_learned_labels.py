@@ -10,6 +10,7 @@ of the convex solves are trained on under both recipes: *centred* (mean squared 
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from convexdistill.data import ImageData
 from convexdistill.data.fetch import data_root as resolve_root
 from convexdistill.device import resolve_device
 from convexdistill.distilled import DistilledSet, fresh_network
-from convexdistill.errors import ConvexDistillError
+from convexdistill.errors import ConvexDistillError, UnknownNameError
 from convexdistill.evaluate.baselines import SMOOTHING, transferred_labels
 from convexdistill.features import NETWORKS, Shape
 from convexdistill.seeds import child_seed, generator
@@ -112,11 +113,13 @@ def place(name: str, data_root: str | None) -> str:
 
 def network_of(name: str) -> str | Callable[[Shape, int], nn.Module]:
     """The network of a name, which may end in width and norm: ``"convnet-32"``, ``"convnet-64-none"``."""
-    kind, *options = name.split("-")
-    if not options:
-        return kind
-    width, *norm = options
-    return functools.partial(NETWORKS[kind], width=int(width), **({"norm": norm[0]} if norm else {}))
+    form = re.fullmatch(r"(?P<kind>[a-z]+)(-(?P<width>\d+)(-(?P<norm>[a-z]+))?)?", name)
+    if form is None or form["kind"] not in NETWORKS:
+        raise UnknownNameError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}, NAME-WIDTH(-NORM)")
+    if form["width"] is None:
+        return form["kind"]
+    options = {"norm": form["norm"]} if form["norm"] else {}
+    return functools.partial(NETWORKS[form["kind"]], width=int(form["width"]), **options)
 
 
 def of(setting: Setting, data_root: str | None) -> Target:

@@ -28,8 +28,9 @@ class Goal:
     published: float | None = None
 
 
-Key = tuple[Any, ...]  # source, target, size, network, select; of groups also what is done after the solve
-# A goal whose key has no network (None) is one for the best network.
+# Source, target, size, network, select; of groups also what is done after the solve. A goal whose key has None for
+# the network is one for the best network.
+Key = tuple[Any, ...]
 
 
 def key_of(record: Record) -> Key:
@@ -84,17 +85,20 @@ def spokesman(rows: Sequence[Row]) -> Row:
 
 
 def pursued(goals: Mapping[Key, Goal], key: Key) -> Key:
-    """Key of the goal of a group: that of its network, or the one for the best network."""
+    """Key of the goal of a group: that of its network, or else the one for the best network."""
     best = (*key[:3], None, *key[4:5])
-    return best if best in goals else key[:5]
+    return best if best in goals and key[:5] not in goals else key[:5]
 
 
 def preferred(groups: Mapping[Key, list[Record]], goals: Mapping[Key, Goal], key: Key) -> Key:
     """Of the groups that pursue the same goal: whose learned labels validation prefers.
 
-    They are compared on the base sets that all of them have; where there are none, the largest group speaks.
+    Those that have fewer base sets than another, and fewer than are wanted, do not compete yet. The others are
+    compared on the base sets that all of them have; where there are none, the largest group speaks.
     """
-    rivals = [other for other in groups if pursued(goals, other) == pursued(goals, key)]
+    all_of_them = [other for other in groups if pursued(goals, other) == pursued(goals, key)]
+    enough = min(WANTED_SETS, max(len(groups[other]) for other in all_of_them))
+    rivals = [other for other in all_of_them if len(groups[other]) >= enough]
     seeds = set.intersection(*({r["setting"]["seed"] for r in groups[other]} for other in rivals))
     if not seeds:
         return max(rivals, key=lambda other: len(groups[other]))

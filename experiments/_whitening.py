@@ -1,4 +1,4 @@
-"""Whitened images: ZCA, as label solving with infinitely wide networks uses it on colour images."""
+"""Whitened images: ZCA, which published label solving uses on colour images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from torch import Tensor
 from convexdistill.data import ImageData, Preprocessing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whitened(Preprocessing):
     """Channels normalised, the mean image taken off, and the pixels decorrelated: x ↦ (x − m) W / s.
 
-    W = (Σ + r·tr(Σ)/d · I)^(−1/2) for the covariance Σ of the d pixels (Nguyen et al. 2021, appendix, r = 0.1);
-    s brings the whole to a standard deviation of 1.
+    W = (Σ + r·tr(Σ)/d · I)^(−1/2) for the covariance Σ of the d pixels: the regularisation of Nguyen, Novak, Xiao,
+    Lee (2021, "Dataset Distillation with Infinitely Wide Convolutional Networks", r = 0.1). They bring every
+    single image to mean 0 and norm 1 before, which is not done here, and do not divide by s, which brings the
+    whole to a standard deviation of 1. For measurements only: manifests have no place for it, so that a set that
+    was solved for under it must not be saved.
 
     Attributes:
         average: m, ``(d,)``.

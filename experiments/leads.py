@@ -1,13 +1,13 @@
-"""Leads: what makes labels, or the networks that learn from them, better? One thing changed at a time.
+"""Leads: what makes labels, or the networks that learn from them, better?
 
     python experiments/leads.py --quick     # digits, 20 base examples: minutes on two cores
     python experiments/leads.py             # CIFAR-10, 100 base examples: an hour
     python experiments/leads.py --table     # docs/results/leads.md from the recorded runs
 
-Everything here is looked at on the validation split, and nothing on the test split: these are the trials that led
-to the settings of the other experiments, and those that led nowhere. Base examples are chosen by k-means; labels
-come from the single solve under cross-entropy (γ = 0.1, prior zero); networks are trained from scratch under the
-centred recipe with a label scale of 8. No hyper-parameter is chosen for any row.
+Everything here is looked at on the validation split, and nothing on the test split: trials that lead to settings
+of the other experiments, and trials that lead nowhere. Base examples are chosen by k-means; labels come from the
+single solve under cross-entropy (γ = 0.1, prior zero); networks are trained from scratch under the centred recipe
+with a label scale of 8. Only the number of steps is chosen for each row, on the images shown.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ TEACHERS = {"count": 2, "steps": (500, 1500, 4000)}  # networks trained on the t
 
 @dataclass(frozen=True)
 class Setting:
-    """The solve and the trainings; the defaults are what each lead changes one thing of.
+    """The solve and the trainings; the defaults are what each lead changes.
 
     Attributes:
         target: the data set.
         size: number of base examples.
         network: what learns from the labels; see ``network_of``.
         extractors: ``"random"``: five random ConvNets of width 32; ``"wide"``: three of width 128; ``"trained"``:
-            bodies of ConvNets at several moments of a training on the target; ``"both"``: random and trained.
+            bodies of ConvNets at several moments of a training on the whole target; ``"both"``: random and
+            trained.
         augmentation: of the base images while networks learn.
         whitening: r of the ZCA; ``None``: channels are normalised, as everywhere else.
         target_images: that the solve sees.
@@ -145,11 +146,13 @@ def words(setting: dict[str, Any]) -> str:
     """What a setting changes."""
     changes = [f"{setting['extractors']} extractors"] if setting["extractors"] != "random" else []
     if setting["augmentation"] != "none":
-        changes.append("base images shifted and flipped")
+        changes.append(f"augmentation: {setting['augmentation']}")
     if setting["whitening"] is not None:
         changes.append(f"ZCA, {setting['whitening']:g}")
     if setting["target_images"] != Setting.target_images:
         changes.append(f"{setting['target_images']:,} target images")
+    if setting["seed"]:
+        changes.append(f"base set {setting['seed']}")
     return ", ".join(changes) or "–"
 
 
@@ -160,10 +163,10 @@ def table(records: list[Record]) -> str:
         "",
         "Made by `python experiments/leads.py` from `leads.jsonl`; its `--help` says what is measured. *Learned*",
         "and *one-hot*: validation accuracy in percent after the best number of steps, mean over the trainings;",
-        "*steps*: after how many for learned labels. One base set: differences below two points may be chance.",
+        "*steps*: after how many for learned labels. On one base set, differences below two points may be chance.",
         "Extractors are five random ConvNets of width 32 where nothing else is said; *wide*: three of width 128;",
         f"*trained*: bodies of {TEACHERS['count']} ConvNets after {_listed(TEACHERS['steps'])} steps on the",
-        "target; *both*: random and trained.",
+        "whole train split of the target (the solve sees 10,000 of its images); *both*: random and trained.",
     ]
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:

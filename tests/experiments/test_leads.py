@@ -25,20 +25,47 @@ def test_whitened_pixels_have_the_covariance_that_zca_gives(regularisation):
     torch.testing.assert_close(matrix, matrix.T, atol=1e-5, rtol=1e-4)
 
 
-def test_one_thing_changed_is_one_line_of_the_page(monkeypatch):
+def test_what_is_changed_changes_the_measurement_and_has_a_line_of_the_page(monkeypatch):
     real = cd.features.pool
     monkeypatch.setattr(
-        cd.features, "pool", lambda name, count, **options: real(name, 1, **{**options, "width": 8})
+        cd.features, "pool", lambda name, count, **options: real(name, 1, **options | {"width": 8})
     )
     monkeypatch.setattr(leads, "TEACHERS", {"count": 1, "steps": (5, 10)})
     leads.teachers.cache_clear()
     first = replace(leads.QUICK[0], size=10, repeats=1)
-    settings = [first, replace(first, extractors="both"), replace(first, whitening=0.1)]
-    assert [len(leads.pool_of(s, cd.data.load("digits"), None)) for s in settings] == [1, 3, 1]
-    records = [{"setting": vars(s), "result": leads.measure(s, None)} for s in settings]
+    changed = {
+        "–": first,
+        "both extractors": replace(first, extractors="both"),
+        "ZCA, 0.1": replace(first, whitening=0.1),
+        "augmentation: shift": replace(first, augmentation="shift"),
+        "500 target images": replace(first, target_images=500),
+    }
+    records = [{"setting": vars(s), "result": leads.measure(s, None)} for s in changed.values()]
     leads.teachers.cache_clear()
     page = leads.table(records)
-    for record, change in zip(records, ("–", "both extractors", "ZCA, 0.1"), strict=True):
+    for record, change in zip(records, changed, strict=True):
         learned = record["result"]["learned"]["validation"][0]
         assert f"| lenet | {change} | {learned:.1f} |" in page
-    assert records[0]["result"] != records[1]["result"]
+        assert change == "–" or record["result"] != records[0]["result"]
+
+
+def test_extractors_are_trained_on_the_target(monkeypatch):
+    seen = []
+
+    def spied(images, labels, preprocessing, recipe, **options):
+        seen.append((images, labels, recipe, options))
+        return real(images, labels, preprocessing, recipe, **options)
+
+    real = leads.trained_pool
+    monkeypatch.setattr(leads, "trained_pool", spied)
+    monkeypatch.setattr(leads, "TEACHERS", {"count": 2, "steps": (1, 3)})
+    leads.teachers.cache_clear()
+    setting = replace(leads.QUICK[0], extractors="trained")
+    digits = cd.data.load("digits")
+    pool = leads.pool_of(setting, digits, None)
+    leads.teachers.cache_clear()
+    assert [spec.facts["steps"] for spec in pool] == [1, 1, 3, 3]
+    ((images, labels, recipe, options),) = seen
+    assert torch.equal(images, digits.images)
+    assert torch.equal(labels.argmax(1), digits.labels)
+    assert (recipe.loss, recipe.augmentation, options["count"]) == ("soft-cross-entropy", "none", 2)

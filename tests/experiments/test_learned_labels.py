@@ -106,10 +106,10 @@ def test_across_data_sets_the_classes_of_base_images_mean_nothing(tmp_path):
 
 
 def made_up(seed: int, rows: str, network: str = "lenet", **accuracies: float) -> dict[str, object]:
-    """A record of one base set, with these accuracies on both splits."""
+    """A record of one base set, with these accuracies on the test split; validation ranks them the other way."""
     setting = vars(Setting("digits", 10, network, seed, rows=rows))
     kinds = [
-        {"labels": f"{name.replace('_', '-')}, centred", "steps": 4, "validation": [value], "test": [value]}
+        {"labels": f"{name.replace('_', '-')}, centred", "steps": 4, "validation": [100 - value], "test": [value]}
         for name, value in accuracies.items()
     ]
     return {"setting": setting, "result": {"rows": kinds}}
@@ -126,23 +126,37 @@ def test_gains_are_those_on_the_same_base_sets():
 
 def test_one_verdict_a_cell_by_validation_on_the_base_sets_that_all_groups_have():
     records = [
-        made_up(0, "all", cross_entropy=30.0, one_hot=20.0),
-        made_up(1, "all", cross_entropy=90.0, one_hot=20.0),
-        made_up(0, "unrolled", unrolled=40.0, cross_entropy=30.0, one_hot=20.0),
+        made_up(0, "all", cross_entropy=40.0, one_hot=20.0),
+        made_up(1, "all", cross_entropy=20.0, one_hot=20.0),
+        made_up(0, "unrolled", unrolled=30.0, cross_entropy=40.0, one_hot=20.0),
+        made_up(2, "unrolled", unrolled=50.0, cross_entropy=40.0, one_hot=20.0),
     ]
     first, second = overview(records, {(None, "digits", 10, "lenet", "random"): Goal(35)})[2:]
-    assert "so far yes (1 of 5 sets)" in second
+    assert "| 35 | so far yes (2 of 5 sets) |" in second  # 40 on the test split, by 70 against 60 on validation
     assert "35" not in first
 
 
 def test_a_goal_for_the_best_network_stands_beside_the_one_that_validation_prefers():
     records = [
-        made_up(0, "few", cross_entropy=30.0, one_hot=20.0),
-        made_up(0, "few", "convnet-8-none", cross_entropy=40.0, one_hot=20.0),
+        made_up(0, "few", cross_entropy=40.0, one_hot=20.0),
+        made_up(0, "few", "convnet-8-none", cross_entropy=30.0, one_hot=20.0),
     ]
-    first, second = overview(records, {(None, "digits", 10, None, "random"): Goal(35)})[2:]
-    assert "so far yes (1 of 5 sets)" in second
+    best = (None, "digits", 10, None, "random")
+    first, second = overview(records, {best: Goal(35)})[2:]
+    assert "| 35 | so far no (1 of 5 sets) |" in second
     assert "35" not in first
+    # A goal of its own comes first.
+    first, second = overview(records, {best: Goal(35), (*best[:3], "lenet", "random"): Goal(38)})[2:]
+    assert "| 38 | so far yes (1 of 5 sets) |" in first
+    assert "| 35 | so far no (1 of 5 sets) |" in second
+
+
+def test_a_group_with_fewer_base_sets_does_not_compete_yet():
+    records = [made_up(seed, "few", cross_entropy=40.0, one_hot=20.0) for seed in range(5)]
+    records.append(made_up(0, "few", "convnet-8-none", cross_entropy=30.0, one_hot=20.0))
+    first, second = overview(records, {(None, "digits", 10, None, "random"): Goal(35)})[2:]
+    assert "| 35 | yes |" in first
+    assert "35" not in second
 
 
 def test_a_networks_name_may_end_in_width_and_norm():
@@ -153,6 +167,9 @@ def test_a_networks_name_may_end_in_width_and_norm():
     assert widths == {8}
     assert not any("Norm" in type(module).__name__ for module in plain.modules())
     assert any("Norm" in type(module).__name__ for module in normalised.modules())
+    for unknown in ("convnet-none", "convnet-8-none-x", "transformer"):
+        with pytest.raises(cd.errors.UnknownNameError, match=unknown):
+            _learned_labels.network_of(unknown)
 
 
 def test_labels_that_nothing_certifies_have_the_gap_of_the_solve_they_start_from(monkeypatch):
