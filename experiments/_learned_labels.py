@@ -99,11 +99,16 @@ def seen(target: str, data_root: str | None, images: int, extractor: str) -> Tar
         cd.data.load(place(target, data_root), split=split, root=data_root)
         for split in ("train", "validation", "test")
     )
-    order = torch.randperm(len(train), generator=generator(0, "part of the target"))
-    part = train.subset(order[:images].sort().values)
+    part = part_of(train, images)
     pool = cd.features.pool(extractor, POOL)
     features = cd.distill.TargetFeatures.of(pool, part, target_images=None)
     return Target(train, validation, test, part, cd.accumulate(pool, part), features)
+
+
+def part_of(train: ImageData, images: int) -> ImageData:
+    """The random part of a train split that labels are solved for, the same whoever asks."""
+    order = torch.randperm(len(train), generator=generator(0, "part of the target"))
+    return train.subset(order[:images].sort().values)
 
 
 def place(name: str, data_root: str | None) -> str:

@@ -1,7 +1,7 @@
 """Leads: what makes labels, or the networks that learn from them, better?
 
     python experiments/leads.py --quick     # digits, 20 base examples: minutes on two cores
-    python experiments/leads.py             # CIFAR-10, 100 base examples: an hour
+    python experiments/leads.py             # CIFAR-10, 100 base examples: hours
     python experiments/leads.py --table     # docs/results/leads.md from the recorded runs
 
 Everything here is looked at on the validation split, and nothing on the test split: trials that lead to settings
@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from _learned_labels import network_of, selection_features
+from _learned_labels import network_of, part_of, selection_features
 from _records import Experiment, Record, markdown_table, run
 from _whitening import Whitened
 from torch.nn.functional import one_hot
@@ -29,7 +28,7 @@ from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill import TargetFeatures, trained_pool
 from convexdistill.distilled import fresh_network
-from convexdistill.seeds import child_seed, generator
+from convexdistill.seeds import child_seed
 from convexdistill.training import Candidate, Recipe, run_trials
 
 GAMMA, SCALE = 0.1, 8.0
@@ -45,8 +44,8 @@ class Setting:
         size: number of base examples.
         network: what learns from the labels; see ``network_of``.
         extractors: ``"random"``: five random ConvNets of width 32; ``"wide"``: three of width 128; ``"trained"``:
-            bodies of ConvNets at several moments of a training on the whole target; ``"both"``: random and
-            trained.
+            bodies of ConvNets at several moments of a training on the whole target, whose channels are normalised
+            there; ``"both"``: random and trained.
         augmentation: of the base images while networks learn.
         whitening: r of the ZCA; ``None``: channels are normalised, as everywhere else.
         target_images: that the solve sees.
@@ -72,6 +71,7 @@ FULL = [
     CIFAR10("convnet-32"),
     CIFAR10("convnet-32-none", augmentation="flip"),
     CIFAR10("convnet-32-none", whitening=0.1),
+    CIFAR10("convnet-32", whitening=0.1),
     CIFAR10("convnet-32-none", whitening=0.1, augmentation="flip"),
     CIFAR10("convnet-64-none", whitening=0.1, augmentation="flip"),
     CIFAR10("alexnet", whitening=0.1),
@@ -117,8 +117,7 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
     """Solve, train, look at the validation split."""
     train, validation = (cd.data.load(setting.target, split=s, root=data_root) for s in ("train", "validation"))
     seen = Preprocessing.fit(train) if setting.whitening is None else Whitened.of(train, setting.whitening)
-    order = torch.randperm(len(train), generator=generator(0, "part of the target"))
-    part = train.subset(order[: setting.target_images].sort().values)
+    part = part_of(train, setting.target_images)
     features = TargetFeatures.of(pool_of(setting, train, data_root), part, target_images=None, preprocessing=seen)
     chosen_by = selection_features(setting.target, data_root)
     base = cd.select.choose(train, setting.size, method="kmeans", seed=setting.seed, features=chosen_by)
@@ -169,7 +168,7 @@ def table(records: list[Record]) -> str:
         "*steps*: after how many for learned labels. On one base set, differences below two points may be chance.",
         "Extractors are five random ConvNets of width 32 where nothing else is said; *wide*: three of width 128;",
         f"*trained*: bodies of {TEACHERS['count']} ConvNets after {_listed(TEACHERS['steps'])} steps on the",
-        "whole train split of the target (the solve sees 10,000 of its images); *both*: random and trained.",
+        "whole train split of the target (the solve sees a part); *both*: random and trained.",
     ]
     groups: dict[tuple[str, int], list[Record]] = {}
     for record in records:

@@ -49,6 +49,25 @@ def test_what_is_changed_changes_the_measurement_and_has_a_line_of_the_page(monk
         assert change == "–" or record["result"] != records[0]["result"]
 
 
+def test_solve_and_trainings_see_whitened_images(monkeypatch):
+    seen = []
+    real = leads.run_trials
+
+    def spied(candidates, images, preprocessing, *others, **options):
+        seen.append(preprocessing)
+        return real(candidates, images, preprocessing, *others, **options)
+
+    def solved(features, *others, **options):
+        seen.append(features.preprocessing)
+        return solve(features, *others, **options)
+
+    solve = cd.distill.cross_entropy
+    monkeypatch.setattr(leads, "run_trials", spied)
+    monkeypatch.setattr(cd.distill, "cross_entropy", solved)
+    leads.measure(replace(leads.QUICK[0], size=10, repeats=1, whitening=0.1), None)
+    assert [type(one) for one in seen] == [Whitened, Whitened]
+
+
 def test_extractors_are_trained_on_the_target(monkeypatch):
     seen = []
 
