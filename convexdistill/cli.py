@@ -22,6 +22,7 @@ from convexdistill.options import (
     Networks,
     PoolSize,
     Width,
+    Zca,
     guarded,
     names,
 )
@@ -66,6 +67,7 @@ def distill(
     extractor: Extractor = "convnet",
     width: Width = None,
     pool_size: PoolSize = 5,
+    zca: Zca = None,
     lam: Annotated[
         float | None,
         typer.Option(
@@ -145,6 +147,7 @@ def distill(
             extractor=extractor,
             width=width,
             pool_size=pool_size,
+            zca=zca,
             lam=lam,
             gamma=_number(gamma),
             prior=None if prior == "auto" else prior,

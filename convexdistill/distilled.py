@@ -28,7 +28,9 @@ from convexdistill.seeds import child_seed, seeded
 from convexdistill.training import ReadyNetwork, Recipe, train_together
 
 KIND = "distilled-set"
-FORMAT_VERSION = 2  # written where labels are compressed; 1 otherwise, for older programs to read
+# The newest that is read. What a set has decides which is written, so that older programs read what they can:
+# 3 with ZCA, 2 with compressed labels, else 1.
+FORMAT_VERSION = 3
 LABEL_SPACES = ("probability", "centred", "logit")
 
 
@@ -121,7 +123,9 @@ class DistilledSet:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all that a network trained on it sees: images, labels, recipe, preprocessing, baselines."""
-        digest = hashlib.sha256(repr([self.label_space, self.recipe.to_dict(), self.preprocessing]).encode())
+        digest = hashlib.sha256(
+            repr([self.label_space, self.recipe.to_dict(), self.preprocessing.to_dict()]).encode()
+        )
         for name, tensor in (("images", self.images), ("labels", self.labels), *sorted(self.baselines.items())):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
@@ -210,7 +214,7 @@ class DistilledSet:
             "base_labels": self.base_labels,
         }
         tensors |= {f"baseline.{name}": labels for name, labels in self.baselines.items()}
-        version = 1 if self.codes is None else 2
+        version = 3 if self.preprocessing.zca is not None else 1 if self.codes is None else 2
         facts = {"kind": KIND, "format_version": version, "label_space": self.label_space}
         write_tensors(path, tensors, {**self.manifest, **facts, "bytes": self.bytes})
 
@@ -303,5 +307,8 @@ def _validate(d: DistilledSet) -> None:
         raise FileFormatError("label_space is 'probability', but rows are not probabilities")
     if Recipe.from_dict(d.manifest["recipe"]).loss == "kl" and d.label_space != "probability":
         raise FileFormatError(f"the recipe's loss 'kl' takes probabilities, but label_space is {d.label_space!r}")
-    if len(Preprocessing.from_dict(d.manifest["preprocessing"]).mean) != d.shape[0]:
+    preprocessing = Preprocessing.from_dict(d.manifest["preprocessing"])
+    if len(preprocessing.mean) != d.shape[0]:
         raise FileFormatError(f"preprocessing has another number of channels than the images ({d.shape[0]})")
+    if preprocessing.zca is not None and preprocessing.zca.shape != d.shape:
+        raise FileFormatError(f"ZCA is of images of shape {preprocessing.zca.shape}, found {d.shape}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from convexdistill import distill
-from convexdistill.data import ImageData, load, stream
+from convexdistill.data import ImageData, Preprocessing, load, stream
 from convexdistill.data.stream import STREAMED
+from convexdistill.data.zca import check_regularisation
 from convexdistill.device import resolve_device
 from convexdistill.differences import differences
 from convexdistill.distilled import DistilledSet
@@ -46,6 +47,7 @@ class Job:
         extractor: network of the pool.
         width: channels of its convolutions, where it has that parameter.
         pool_size: number of extractors.
+        zca: regularisation of ZCA whitening; ``None``: channels are normalised only.
         lam: λ of the ridge heads; ``None``: the method's default.
         gamma: γ of the label solve, relative; ``None`` chooses on the validation split.
         prior: ``"zero"``, ``"one-hot"`` or ``"teacher"``; ``None`` chooses on the validation split where γ is
@@ -76,6 +78,7 @@ class Job:
     extractor: str = "convnet"
     width: int | None = None
     pool_size: int = 5
+    zca: float | None = None
     lam: float | None = None
     gamma: float | None = None
     prior: str | None = None
@@ -186,6 +189,8 @@ def _check(job: Job) -> None:
     for name, value in (("base-sets", job.base_sets), ("repeats", job.repeats)):
         if value < 1:
             raise InvalidInputError(f"--{name} must be at least 1, found {value}")
+    if job.zca is not None:
+        check_regularisation(job.zca)
     resolve_device(job.device)
     accepted = inspect.signature(distill.METHODS[job.method]).parameters
     pooled = not {"moments", "pool"}.isdisjoint(accepted) or job.select in USES_MOMENTS
@@ -220,9 +225,9 @@ def _inputs(job: Job, method: Callable[..., DistilledSet], target: ImageData) ->
     """What a method may take of the target; moments only where method or selection read them."""
     read = "moments" in inspect.signature(method).parameters or job.select in USES_MOMENTS
     if not (read or job.moments is not None):
-        return {"target": target, "pool": _specs(job)}
+        return {"target": target, "pool": _specs(job), "preprocessing": Preprocessing.fit(target, zca=job.zca)}
     moments = _moments(job, target)
-    return {"target": target, "pool": moments.pool, "moments": moments}
+    return {"target": target, "pool": moments.pool, "moments": moments, "preprocessing": moments.preprocessing}
 
 
 def _specs(job: Job) -> Pool:
@@ -231,18 +236,21 @@ def _specs(job: Job) -> Pool:
 
 def _moments(job: Job, target: ImageData) -> Moments:
     if job.moments is None:
-        return accumulate(_specs(job), target, device=job.device)
+        fitted = Preprocessing.fit(target, zca=job.zca)
+        return accumulate(_specs(job), target, preprocessing=fitted, device=job.device)
     moments = Moments.load(job.moments)
-    record = moments.pool[0].to_dict()
+    record, zca = moments.pool[0].to_dict(), moments.preprocessing.zca
     brought = {
         "extractor": record["network"],
         "width": record["options"].get("width"),
         "pool_size": len(moments.pool),
+        "zca": None if zca is None else zca.regularisation,
     }
     for name, value in brought.items():
         if getattr(job, name) not in (getattr(Job, name), value):
             raise InvalidInputError(
-                f"{job.moments} brings its own pool, with {name} {value}, not {getattr(job, name)}; leave "
+                f"{job.moments} brings its own extractors and whitening, with {name} {value}, not "
+                f"{getattr(job, name)}; leave "
                 f"--{name.replace('_', '-')} out"
             )
     if moments.missing:

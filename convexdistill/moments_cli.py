@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from convexdistill import terminal
-from convexdistill.data import ImageData, ImageStream, stream
+from convexdistill.data import ImageData, ImageStream, Preprocessing, stream
 from convexdistill.data import load as load_data
 from convexdistill.data.streaming import is_stream
 from convexdistill.errors import InvalidInputError
 from convexdistill.features import pool
 from convexdistill.moments import Moments, accumulate
 from convexdistill.moments.workers import accumulate_together, process_group, under_torchrun
-from convexdistill.options import TARGET_HELP, DataRoot, Device, Extractor, Json, PoolSize, Width, guarded
+from convexdistill.options import TARGET_HELP, DataRoot, Device, Extractor, Json, PoolSize, Width, Zca, guarded
 
 moments_app = typer.Typer(
     help="Moments: all that the label solve needs to know of a target set. Sum them in shards, merge, go on.",
@@ -42,6 +42,7 @@ def moments_accumulate(
     extractor: Extractor = "convnet",
     width: Width = None,
     pool_size: PoolSize = 5,
+    zca: Zca = None,
     seed: Annotated[int, typer.Option(help="Of the extractors' random weights.")] = 0,
     shard: Annotated[
         str,
@@ -86,6 +87,7 @@ def moments_accumulate(
         accumulate_together if under_torchrun() else accumulate,
         specs,
         data,
+        preprocessing=None if zca is None else Preprocessing.fit(data, zca=zca),
         shard=(int(index), int(count)),
         batch_size=batch_size,
         checkpoint=checkpoint,
@@ -198,7 +200,7 @@ def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")
     """Say what a file of moments holds."""
     moments = Moments.load(file)
     specs = [spec.to_dict() for spec in moments.pool]
-    per_class = moments.counts
+    per_class, zca = moments.counts, moments.preprocessing.zca
     if json is not None:
         terminal.write_record(json, _record(moments, file))
         return
@@ -213,6 +215,7 @@ def moments_info(file: Annotated[Path, typer.Argument(help="A file of moments.")
             f"{mean:.4f} ± {std:.4f}"
             for mean, std in zip(moments.preprocessing.mean, moments.preprocessing.std, strict=True)
         ),
+        "ZCA": "none" if zca is None else f"regularisation {zca.regularisation:g}",
         "parts": ", ".join(moments.target["parts"]),
         "missing": ", ".join(moments.missing) or "nothing",
         "bytes": f"{file.stat().st_size:,}",

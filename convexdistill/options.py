@@ -74,4 +74,11 @@ Extractor = Annotated[
     typer.Option(help=f"Frozen random feature extractor: {', '.join(NETWORKS)}, or torchvision/NAME."),
 ]
 Width = Annotated[int | None, typer.Option(help="Channels of the convnet extractor. Default: 32.")]
+Zca = Annotated[
+    float | None,
+    typer.Option(
+        help="ZCA whitening of all images, with this regularisation: 0.1 is usual, and helps with photographs. "
+        "Default: none, channels are normalised only."
+    ),
+]
 PoolSize = Annotated[int, typer.Option(help="Number of extractors; a single one over-fits the labels to itself.")]

@@ -65,6 +65,7 @@ class Setting:
         target_images: a random part of the target of this size is all that either solve sees.
         extractor: network of the pool.
         repeats: trainings of each row.
+        zca: regularisation of ZCA whitening; ``None``: channels are normalised only.
     """
 
     target: str
@@ -78,6 +79,7 @@ class Setting:
     target_images: int = 10_000
     extractor: str = "convnet"
     repeats: int = 3
+    zca: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Target:
 
 
 @functools.lru_cache(maxsize=1)
-def seen(target: str, data_root: str | None, images: int, extractor: str) -> Target:
+def seen(target: str, data_root: str | None, images: int, extractor: str, zca: float | None) -> Target:
     """A target under a pool of random extractors."""
     train, validation, test = (
         cd.data.load(place(target, data_root), split=split, root=data_root)
@@ -101,8 +103,10 @@ def seen(target: str, data_root: str | None, images: int, extractor: str) -> Tar
     )
     part = part_of(train, images)
     pool = cd.features.pool(extractor, POOL)
-    features = cd.distill.TargetFeatures.of(pool, part, target_images=None)
-    return Target(train, validation, test, part, cd.accumulate(pool, part), features)
+    fitted = cd.data.Preprocessing.fit(part, zca=zca)
+    features = cd.distill.TargetFeatures.of(pool, part, target_images=None, preprocessing=fitted)
+    moments = cd.accumulate(pool, part, preprocessing=fitted)
+    return Target(train, validation, test, part, moments, features)
 
 
 def part_of(train: ImageData, images: int) -> ImageData:
@@ -128,7 +132,7 @@ def network_of(name: str) -> str | Callable[[Shape, int], nn.Module]:
 
 
 def of(setting: Setting, data_root: str | None) -> Target:
-    return seen(setting.target, data_root, setting.target_images, setting.extractor)
+    return seen(setting.target, data_root, setting.target_images, setting.extractor, setting.zca)
 
 
 def chosen_base(setting: Setting, data_root: str | None) -> BaseExamples:

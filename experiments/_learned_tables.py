@@ -28,8 +28,8 @@ class Goal:
     published: float | None = None
 
 
-# Source, target, size, network, select; of groups also what is done after the solve. A goal whose key has None for
-# the network is one for the best network.
+# Source, target, size, network with its whitening, select; of groups also what is done after the solve. A goal
+# whose key has None for the network is one for the best network.
 Key = tuple[Any, ...]
 
 
@@ -40,10 +40,16 @@ def key_of(record: Record) -> Key:
         s["source"],
         s["target"],
         s["size"],
-        s["network"],
+        trained(s),
         s["select"],
         s["rows"] if s["rows"] in FURTHER else None,
     )
+
+
+def trained(setting: Mapping[str, Any]) -> str:
+    """The network of a setting, and what its images have that others have not."""
+    zca = setting.get("zca")  # which records that are older have not
+    return setting["network"] + ("" if zca is None else f", ZCA {zca:g}")
 
 
 def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:

@@ -20,7 +20,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ def measure_missing(experiment: Experiment, settings: Iterable[Any], file: Path,
     missing: set[str] = set()
     measured = 0
     for setting in settings:
-        if plain(asdict(setting)) in done:
+        # A record that is older than one of the fields was measured with what is its default now.
+        if plain(asdict(setting)) in [defaults(setting) | record for record in done]:
             print(f"recorded already: {setting}", flush=True)
             measured += 1
             continue
@@ -139,6 +140,11 @@ def append(file: Path, record: Mapping[str, Any]) -> None:
 
 def _whole_lines(text: str) -> str:
     return text[: text.rfind("\n") + 1]
+
+
+def defaults(setting: Any) -> dict[str, Any]:
+    """The fields of a setting that need not be given."""
+    return plain({field.name: field.default for field in fields(setting) if field.default is not MISSING})
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

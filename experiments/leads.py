@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from _learned_labels import network_of, part_of, selection_features
 from _records import Experiment, Record, markdown_table, run
-from _whitening import Whitened
+from _whole_zca import whole_zca
 from torch.nn.functional import one_hot
 
 import convexdistill as cd
@@ -47,7 +47,9 @@ class Setting:
             bodies of ConvNets at several moments of a training on the whole target, whose channels are normalised
             there; ``"both"``: random and trained.
         augmentation: of the base images while networks learn.
-        whitening: r of the ZCA; ``None``: channels are normalised, as everywhere else.
+        zca: its regularisation; ``None``: channels are normalised only.
+        whole: ZCA takes the whole covariance of the pixels, not one frequency at a time.
+        learning_rate: of Adam, while networks learn.
         target_images: that the solve sees.
         seed: of base examples and trainings.
         repeats: trainings.
@@ -58,7 +60,9 @@ class Setting:
     network: str
     extractors: str = "random"
     augmentation: str = "none"
-    whitening: float | None = None
+    zca: float | None = None
+    whole: bool = False
+    learning_rate: float = 1e-3
     target_images: int = 10_000
     seed: int = 0
     repeats: int = 2
@@ -70,20 +74,27 @@ FULL = [
     CIFAR10("convnet-32-none"),
     CIFAR10("convnet-32"),
     CIFAR10("convnet-32-none", augmentation="flip"),
-    CIFAR10("convnet-32-none", whitening=0.1),
-    CIFAR10("convnet-32", whitening=0.1),
-    CIFAR10("convnet-32-none", whitening=0.1, augmentation="flip"),
-    CIFAR10("convnet-64-none", whitening=0.1, augmentation="flip"),
-    CIFAR10("alexnet", whitening=0.1),
+    CIFAR10("convnet-32-none", zca=0.1, whole=True),
+    CIFAR10("convnet-32", zca=0.1, whole=True),
+    CIFAR10("convnet-32-none", zca=0.1, whole=True, augmentation="flip"),
+    CIFAR10("convnet-64-none", zca=0.1, whole=True, augmentation="flip"),
+    CIFAR10("convnet-32-none", zca=0.1),
+    CIFAR10("convnet-32-none", zca=0.1, learning_rate=3e-3),
+    CIFAR10("convnet-32-none", zca=0.1, target_images=40_000),
+    CIFAR10("convnet-32-none", zca=0.1, extractors="wide"),
+    CIFAR10("convnet-64-none", zca=0.1),
+    CIFAR10("alexnet", zca=0.1),
     CIFAR10("convnet-32-none", extractors="trained"),
     CIFAR10("convnet-32-none", extractors="both"),
-    CIFAR10("convnet-64-none"),
-    CIFAR10("convnet-32-none", target_images=40_000),
-    CIFAR10("convnet-32-none", extractors="wide"),
     CIFAR10("alexnet"),
     CIFAR10("alexnet", extractors="trained"),
 ]
-QUICK = [DIGITS("lenet"), DIGITS("lenet", extractors="wide"), DIGITS("lenet", whitening=0.1)]
+QUICK = [
+    DIGITS("lenet"),
+    DIGITS("lenet", extractors="wide"),
+    DIGITS("lenet", zca=0.1),
+    DIGITS("lenet", zca=0.1, whole=True),
+]
 
 
 @functools.lru_cache(maxsize=1)
@@ -116,14 +127,16 @@ def pool_of(setting: Setting, train: ImageData, data_root: str | None) -> list[A
 def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
     """Solve, train, look at the validation split."""
     train, validation = (cd.data.load(setting.target, split=s, root=data_root) for s in ("train", "validation"))
-    seen = Preprocessing.fit(train) if setting.whitening is None else Whitened.of(train, setting.whitening)
+    seen = Preprocessing.fit(train, zca=setting.zca)
+    if setting.whole:
+        seen = whole_zca(train, seen)
     part = part_of(train, setting.target_images)
     features = TargetFeatures.of(pool_of(setting, train, data_root), part, target_images=None, preprocessing=seen)
     chosen_by = selection_features(setting.target, data_root)
     base = cd.select.choose(train, setting.size, method="kmeans", seed=setting.seed, features=chosen_by)
     solved = cd.distill.cross_entropy(features, part, base, gamma=GAMMA, prior="zero", recipe="centred")
     hot = one_hot(base.labels, train.num_classes).float() - 1 / train.num_classes
-    recipe = Recipe("mse", SCALE, augmentation=setting.augmentation)
+    recipe = Recipe("mse", SCALE, augmentation=setting.augmentation, learning_rate=setting.learning_rate)
     found = run_trials(
         [Candidate("learned", solved.labels, recipe), Candidate("one-hot", hot, recipe)],
         solved.images,
@@ -149,8 +162,10 @@ def words(setting: dict[str, Any]) -> str:
     changes = [f"{setting['extractors']} extractors"] if setting["extractors"] != "random" else []
     if setting["augmentation"] != "none":
         changes.append(f"augmentation: {setting['augmentation']}")
-    if setting["whitening"] is not None:
-        changes.append(f"ZCA, {setting['whitening']:g}")
+    if setting["zca"] is not None:
+        changes.append(f"ZCA{' of the whole covariance' if setting['whole'] else ''}, {setting['zca']:g}")
+    if setting["learning_rate"] != Setting.learning_rate:
+        changes.append(f"learning rate {setting['learning_rate']:g}")
     if setting["target_images"] != Setting.target_images:
         changes.append(f"{setting['target_images']:,} target images")
     if setting["seed"]:

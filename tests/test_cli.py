@@ -182,6 +182,19 @@ def test_moments_of_shards_give_the_labels_of_one_pass(
     assert not merged.is_cross
 
 
+def test_moments_of_whitened_images_say_so(tmp_path: Path) -> None:
+    file = str(tmp_path / "white.st")
+    arguments = ["--pool-size", "1", "--width", "4", "--zca", "0.1", "--out", file]
+    done = run("moments", "accumulate", *arguments)
+    assert done.exit_code == 0, done.stderr
+    assert "regularisation 0.1" in run("moments", "info", file).stdout
+    record = json.loads(run("moments", "info", file, "--json", "-").stdout)
+    assert record["preprocessing"]["zca"]["shape"] == [1, 8, 8]
+    wrong = run("moments", "accumulate", "--zca", "-1", "--out", str(tmp_path / "no.st"))
+    assert (wrong.exit_code, (tmp_path / "no.st").exists()) == (2, False)
+    assert "must be positive, found -1.0" in wrong.stderr
+
+
 def test_every_command_explains_itself() -> None:
     for command in ([], ["distill"], ["moments", "accumulate"]):
         done = run(*command, "--help")

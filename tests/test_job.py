@@ -85,7 +85,29 @@ def test_a_pool_that_contradicts_the_moments_is_refused(tmp_path) -> None:
     job.run(job.Job(**common, width=8, pool_size=1, out=tmp_path / "out"))
 
 
-@pytest.mark.parametrize("wrong", [{"backend": "foo"}, {"prior": "foo"}, {"lam": -1.0}, {"networks": ("foo",)}])
+@pytest.mark.parametrize("method", ["closed-form", "cross-entropy"])
+def test_zca_is_asked_for_once_and_goes_everywhere(method, tmp_path) -> None:
+    common = {"method": method, "base_size": 20, "pool_size": 1, "width": 8, "gamma": 0.1, "evaluate": False}
+    common |= {"recipe": "centred", "label_scale": 8.0}
+    result = job.run(job.Job(**common, zca=0.1, out=tmp_path / "white"))
+    assert result.distilled.preprocessing == cd.data.Preprocessing.fit(TRAIN, zca=0.1)
+    assert "ZCA with regularisation 0.1" in (tmp_path / "white" / job.REPORT).read_text("utf-8")
+    plain = job.run(job.Job(**common, out=tmp_path / "plain"))
+    assert not torch.allclose(plain.distilled.labels, result.distilled.labels, atol=1e-2)
+
+
+def test_moments_bring_their_own_zca(tmp_path) -> None:
+    fitted = cd.data.Preprocessing.fit(TRAIN, zca=0.1)
+    cd.accumulate(POOL, TRAIN, preprocessing=fitted).save(path := tmp_path / "white.st")
+    common = {"moments": path, "base_size": 20, "gamma": 0.1, "label_scale": 8.0, "evaluate": False}
+    with pytest.raises(InvalidInputError, match=r"with zca 0\.1, not 0\.2; leave --zca out"):
+        job.run(job.Job(**common, zca=0.2, out=tmp_path / "out"))
+    assert job.run(job.Job(**common, zca=0.1, out=tmp_path / "out")).distilled.preprocessing == fitted
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"backend": "foo"}, {"prior": "foo"}, {"lam": -1.0}, {"networks": ("foo",)}, {"zca": 0.0}]
+)
 def test_wrong_settings_are_known_before_any_data_is_read(wrong, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("data was read"))
     with pytest.raises(InvalidInputError):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convexdistill.data import ImageData
+from convexdistill.data import ImageData, Preprocessing
 from convexdistill.distill.closed_form import closed_form
 from convexdistill.distill.cross_entropy import cross_entropy
 from convexdistill.distill.target_features import TargetFeatures
@@ -49,6 +49,7 @@ def alternate(
     recipe: Recipe | str | None = None,
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     target_images: int | None = 20_000,
+    preprocessing: Preprocessing | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
 ) -> DistilledSet:
@@ -72,6 +73,7 @@ def alternate(
         network: what is trained from scratch, to choose and as extractor.
         target_images: under ``outer="cross-entropy"`` a random part of the target of at most that size is looked
             at; ``None``: all of it.
+        preprocessing: normalisation; default: fitted to ``target``.
         seed: of everything random.
         device: where networks run.
 
@@ -115,12 +117,15 @@ def alternate(
     # What random extractors make of the target is the same in every round.
     specs, seen = (pool.pool, pool) if isinstance(pool, TargetFeatures) else (pool, None)
     if outer == "cross-entropy" and seen is None:
-        seen = TargetFeatures.of(specs, target, target_images=target_images, seed=seed, device=device)
+        seen = TargetFeatures.of(
+            specs, target, target_images=target_images, preprocessing=preprocessing, seed=seed, device=device
+        )
 
     def solve(trained: Specs) -> DistilledSet:
         if seen is not None:
             return cross_entropy(seen.extended(trained, device), target, base, validation, **options)
-        return closed_form(accumulate([*specs, *trained], target, device=device), base, validation, **options)
+        moments = accumulate([*specs, *trained], target, preprocessing=preprocessing, device=device)
+        return closed_form(moments, base, validation, **options)
 
     best = current = solve(())
     accuracies = [validation_accuracy(best)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import one_hot
 
-from convexdistill.data import ImageData
+from convexdistill.data import ImageData, Preprocessing
 from convexdistill.distill.assemble import check_positive
 from convexdistill.distill.online import (
     NetworkLike,
@@ -34,6 +34,7 @@ def images(
     learn_labels: bool = False,
     start: str = "base",
     network: NetworkLike = "lenet",
+    preprocessing: Preprocessing | None = None,
     epochs: int | None = None,
     batch_size: int = 1024,
     inner_batch_size: int | None = None,
@@ -69,6 +70,7 @@ def images(
         learn_labels: whether labels move as well.
         start: ``"base"``, or ``"noise"``: uniform in [0, 1], as the paper.
         network: see :func:`convexdistill.distill.online_ridge`, as all that follow.
+        preprocessing: normalisation; default: fitted to ``target``.
         epochs: passes over the target; ``None``: 400 up to 100 base examples, 800 above.
         batch_size: target examples in a minibatch.
         inner_batch_size: base examples in a minibatch.
@@ -114,7 +116,7 @@ def images(
     return distil_online(
         "images",
         RidgeLearner(build, settings, device),
-        problem_of(target, validation, device, dtype_of(build)),
+        problem_of(target, validation, preprocessing, device, dtype_of(build)),
         base,
         schedule.filled(len(base), target.num_classes),
         facts={**asdict(settings), "learn_labels": learn_labels, "start": start},

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convexdistill.data import ImageData
+from convexdistill.data import ImageData, Preprocessing
 from convexdistill.distill.assemble import check_positive
 from convexdistill.distill.online import (
     NetworkLike,
@@ -30,6 +30,7 @@ def online_ridge(
     validation: ImageData | None = None,
     *,
     network: NetworkLike = "lenet",
+    preprocessing: Preprocessing | None = None,
     epochs: int | None = None,
     batch_size: int = 1024,
     inner_batch_size: int | None = None,
@@ -65,6 +66,7 @@ def online_ridge(
         validation: the target's validation split; it picks the labels and T. Without it the last are taken.
         network: whose body is φ: a name, or a function of ``(shape, num_classes)`` that returns a
             :class:`convexdistill.features.Network`. Its dtype is the precision of everything.
+        preprocessing: normalisation; default: fitted to ``target``.
         epochs: passes over the target; ``None``: 400 up to 100 base examples, 800 above.
         batch_size: target examples in a minibatch.
         inner_batch_size: base examples in a minibatch; ``None``: half of them, but 10 to 50, or one for each
@@ -109,7 +111,7 @@ def online_ridge(
     return distil_online(
         "online-ridge",
         RidgeLearner(build, settings, device),
-        problem_of(target, validation, device, dtype_of(build)),
+        problem_of(target, validation, preprocessing, device, dtype_of(build)),
         base,
         schedule.filled(len(base), target.num_classes),
         facts=asdict(settings),

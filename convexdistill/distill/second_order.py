@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_
 
-from convexdistill.data import ImageData
+from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill.assemble import check_positive
 from convexdistill.distill.online import (
@@ -108,6 +108,7 @@ def second_order(
     validation: ImageData | None = None,
     *,
     network: NetworkLike = "lenet",
+    preprocessing: Preprocessing | None = None,
     epochs: int | None = None,
     batch_size: int = 1024,
     inner_batch_size: int | None = None,
@@ -140,6 +141,7 @@ def second_order(
         validation: the target's validation split; it picks the labels and T. Without it the last are taken.
         network: a name, or a function of ``(shape, num_classes)`` that returns an ``nn.Module``. Its dtype is the
             precision of everything.
+        preprocessing: normalisation; default: fitted to ``target``.
         epochs: passes over the target; ``None``: 400 up to 100 base examples, 800 above.
         batch_size: target examples in a minibatch.
         inner_batch_size: base examples in a minibatch; ``None``: half of them, but 10 to 50, or one for each
@@ -181,7 +183,7 @@ def second_order(
     return distil_online(
         "second-order",
         SecondOrderLearner(build, inner_rate, inner_steps, network_rate, device),
-        problem_of(target, validation, device, dtype_of(build)),
+        problem_of(target, validation, preprocessing, device, dtype_of(build)),
         base,
         schedule.filled(len(base), target.num_classes),
         facts={"inner_rate": inner_rate, "inner_steps": inner_steps},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy as cross_entropy_loss
 
 from convexdistill import progress
-from convexdistill.data import ImageData
+from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill.assemble import check_positive
 from convexdistill.distill.choose import Setting, choose_setting
@@ -48,6 +48,7 @@ def unrolled(
     recipe: Recipe | str | None = None,
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     target_images: int | None = 20_000,
+    preprocessing: Preprocessing | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
 ) -> DistilledSet:
@@ -89,6 +90,7 @@ def unrolled(
         network: what is trained, to learn labels and to choose. Normalisation layers use batch statistics
             throughout.
         target_images: how many of the target's images the convex solve looks at.
+        preprocessing: normalisation; default: fitted to ``target``.
         seed: of everything random.
         device: where networks run.
 
@@ -132,6 +134,7 @@ def unrolled(
         "recipe": recipe,
         "network": network,
         "target_images": target_images,
+        "preprocessing": preprocessing,
         "seed": seed,
         "device": where,
     }

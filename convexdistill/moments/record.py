@@ -20,7 +20,7 @@ from convexdistill.files import read_tensors, write_tensors
 from convexdistill.moments import parts
 
 KIND = "moments"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # written with ZCA; 1 otherwise, for older programs to read
 # Eigenvalues below this share of the largest are rounding: float64 sums carry no more.
 RANK_TOLERANCE = 1e-13
 
@@ -126,7 +126,8 @@ class Moments:
         tensors = {"counts": self.counts}
         for k, (gram, cross) in enumerate(zip(self.gram, self.cross, strict=True)):
             tensors |= {f"gram.{k}": gram, f"cross.{k}": cross}
-        manifest = {"kind": KIND, "format_version": FORMAT_VERSION, "images": self.images}
+        version = 1 if self.preprocessing.zca is None else 2
+        manifest = {"kind": KIND, "format_version": version, "images": self.images}
         write_tensors(path, tensors, {**manifest, **self._identity(), "target": dict(self.target)})
 
     @classmethod

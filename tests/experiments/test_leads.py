@@ -5,7 +5,7 @@ from dataclasses import replace
 import leads
 import pytest
 import torch
-from _whitening import Whitened
+from _whole_zca import whole_zca
 
 import convexdistill as cd
 
@@ -17,12 +17,12 @@ def test_whitened_pixels_have_the_covariance_that_zca_gives(regularisation):
     values, vectors = torch.linalg.eigh(torch.cov(plain.T, correction=0))
     kept = values / (values + regularisation * values.mean())
     expected = (vectors * (kept / kept.mean())) @ vectors.T
-    found = Whitened.of(digits, regularisation)(digits.images).flatten(1).double()
+    whole = whole_zca(digits, cd.data.Preprocessing.fit(digits, zca=regularisation))
+    found = whole(digits.images).flatten(1).double()
     torch.testing.assert_close(torch.cov(found.T, correction=0), expected, atol=1e-5, rtol=1e-4)
     assert float(found.square().mean()) == pytest.approx(1, abs=1e-5)
     # ZCA turns nothing: of all whitenings it is the symmetric one.
-    matrix = Whitened.of(digits, regularisation).matrix
-    torch.testing.assert_close(matrix, matrix.T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(whole.matrix, whole.matrix.T, atol=1e-5, rtol=1e-4)
 
 
 def test_what_is_changed_changes_the_measurement_and_has_a_line_of_the_page(monkeypatch):
@@ -36,7 +36,9 @@ def test_what_is_changed_changes_the_measurement_and_has_a_line_of_the_page(monk
     changed = {
         "–": first,
         "both extractors": replace(first, extractors="both"),
-        "ZCA, 0.1": replace(first, whitening=0.1),
+        "ZCA, 0.1": replace(first, zca=0.1),
+        "ZCA of the whole covariance, 0.1": replace(first, zca=0.1, whole=True),
+        "learning rate 0.01": replace(first, learning_rate=0.01),
         "augmentation: shift": replace(first, augmentation="shift"),
         "500 target images": replace(first, target_images=500),
     }
@@ -64,8 +66,8 @@ def test_solve_and_trainings_see_whitened_images(monkeypatch):
     solve = cd.distill.cross_entropy
     monkeypatch.setattr(leads, "run_trials", spied)
     monkeypatch.setattr(cd.distill, "cross_entropy", solved)
-    leads.measure(replace(leads.QUICK[0], size=10, repeats=1, whitening=0.1), None)
-    assert [type(one) for one in seen] == [Whitened, Whitened]
+    leads.measure(replace(leads.QUICK[0], size=10, repeats=1, zca=0.2), None)
+    assert [one.zca.regularisation for one in seen] == [0.2, 0.2]
 
 
 def test_extractors_are_trained_on_the_target(monkeypatch):

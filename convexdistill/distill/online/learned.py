@@ -45,8 +45,7 @@ class Learned:
     ) -> None:
         self.pixels = pixels.clone().requires_grad_(learn_images)
         self.labels = labels.clone().requires_grad_(learn_labels)
-        self._mean = pixels.new_tensor(preprocessing.mean).view(1, -1, 1, 1)
-        self._std = pixels.new_tensor(preprocessing.std).view(1, -1, 1, 1)
+        self._preprocessing = preprocessing
         self.moving = [tensor for tensor in (self.labels, self.pixels) if tensor.requires_grad]
         self._optimizer = torch.optim.Adam(self.moving, lr=rate)
 
@@ -83,7 +82,7 @@ class Learned:
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Pixels as a network sees them, channels last."""
-        return ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+        return self._preprocessing.of_pixels(pixels).contiguous(memory_format=torch.channels_last)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

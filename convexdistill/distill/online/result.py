@@ -24,9 +24,15 @@ from convexdistill.seeds import generator
 from convexdistill.select import BaseExamples
 from convexdistill.training import Recipe
 
+STATED = ("base", "target", "source", "preprocessing")  # which a manifest has in places of their own
+
 
 def problem_of(
-    target: ImageData, validation: ImageData | None, device: str | torch.device, dtype: torch.dtype
+    target: ImageData,
+    validation: ImageData | None,
+    preprocessing: Preprocessing | None,
+    device: str | torch.device,
+    dtype: torch.dtype,
 ) -> Problem:
     """The problem, with everything about the data checked.
 
@@ -35,7 +41,7 @@ def problem_of(
     """
     target.refuse_test("as target set")
     check_validation(validation, target.classes, target.shape)
-    return Problem(target, validation, Preprocessing.fit(target), resolve_device(device), dtype)
+    return Problem(target, validation, preprocessing or Preprocessing.fit(target), resolve_device(device), dtype)
 
 
 def distil_online(
@@ -97,6 +103,7 @@ def distil_online(
         "network_rate": network_rate,
         "seed": seed,
         "precision": str(problem.dtype),
+        "preprocessing": problem.preprocessing.to_dict(),
         "target": problem.target.fingerprint,
         "validation": None if problem.validation is None else problem.validation.fingerprint,
         "source": base.fingerprint,
@@ -151,7 +158,7 @@ def _checked(labels: Tensor, size: int, classes: int) -> Tensor:
 def _facts(method: str, recipe: Recipe, outcome: Outcome, settings: dict[str, Any]) -> dict[str, Any]:
     """What the manifest says of the run."""
     kept = next(point for point in outcome.curve if point["epoch"] == outcome.epoch)
-    shown = {name: value for name, value in settings.items() if name not in ("base", "target", "source")}
+    shown = {name: value for name, value in settings.items() if name not in STATED}
     return {
         "method": method,
         "backend": settings.get("backend", "torch"),
