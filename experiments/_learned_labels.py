@@ -63,7 +63,8 @@ class Setting:
             ``"unrolled"``: labels that go on from the solve by the derivative of whole trainings.
         chooser: network that settings are chosen with.
         target_images: a random part of the target of this size is all that either solve sees.
-        extractor: network of the pool.
+        extractor: network of the pool; see :func:`network_of`.
+        pool: number of extractors.
         repeats: trainings of each row.
         zca: regularisation of ZCA whitening; ``None``: channels are normalised only.
     """
@@ -78,6 +79,7 @@ class Setting:
     chooser: str = "lenet"
     target_images: int = 10_000
     extractor: str = "convnet"
+    pool: int = POOL
     repeats: int = 3
     zca: float | None = None
 
@@ -90,23 +92,27 @@ class Target:
     validation: ImageData
     test: ImageData
     part: ImageData
-    moments: cd.Moments
     features: cd.distill.TargetFeatures
+
+    @functools.cached_property
+    def moments(self) -> cd.Moments:
+        """What the squared loss is solved from, which not every row asks for."""
+        return cd.accumulate(self.features.pool, self.part, preprocessing=self.features.preprocessing)
 
 
 @functools.lru_cache(maxsize=1)
-def seen(target: str, data_root: str | None, images: int, extractor: str, zca: float | None) -> Target:
+def seen(target: str, data_root: str | None, images: int, extractor: str, count: int, zca: float | None) -> Target:
     """A target under a pool of random extractors."""
     train, validation, test = (
         cd.data.load(place(target, data_root), split=split, root=data_root)
         for split in ("train", "validation", "test")
     )
     part = part_of(train, images)
-    pool = cd.features.pool(extractor, POOL)
+    kind, options = parsed(extractor)
+    pool = cd.features.pool(kind, count, **options)
     fitted = cd.data.Preprocessing.fit(part, zca=zca)
     features = cd.distill.TargetFeatures.of(pool, part, target_images=None, preprocessing=fitted)
-    moments = cd.accumulate(pool, part, preprocessing=fitted)
-    return Target(train, validation, test, part, moments, features)
+    return Target(train, validation, test, part, features)
 
 
 def part_of(train: ImageData, images: int) -> ImageData:
@@ -122,17 +128,22 @@ def place(name: str, data_root: str | None) -> str:
 
 def network_of(name: str) -> str | Callable[[Shape, int], nn.Module]:
     """The network of a name, which may end in width and norm: ``"convnet-32"``, ``"convnet-64-none"``."""
+    kind, options = parsed(name)
+    return functools.partial(NETWORKS[kind], **options) if options else kind
+
+
+def parsed(name: str) -> tuple[str, dict[str, Any]]:
+    """Kind and options of a network's name."""
     form = re.fullmatch(r"(?P<kind>[a-z]+)(-(?P<width>\d+)(-(?P<norm>[a-z]+))?)?", name)
     if form is None or form["kind"] not in NETWORKS:
         raise UnknownNameError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}, NAME-WIDTH(-NORM)")
-    if form["width"] is None:
-        return form["kind"]
     options = {"norm": form["norm"]} if form["norm"] else {}
-    return functools.partial(NETWORKS[form["kind"]], width=int(form["width"]), **options)
+    return form["kind"], options | ({"width": int(form["width"])} if form["width"] else {})
 
 
 def of(setting: Setting, data_root: str | None) -> Target:
-    return seen(setting.target, data_root, setting.target_images, setting.extractor, setting.zca)
+    what = (setting.target_images, setting.extractor, setting.pool, setting.zca)
+    return seen(setting.target, data_root, *what)
 
 
 def chosen_base(setting: Setting, data_root: str | None) -> BaseExamples:
@@ -268,7 +279,7 @@ def train_and_test(
     trials = run_trials(
         candidates,
         images,
-        known.moments.preprocessing,
+        known.features.preprocessing,
         known.validation,
         lambda seed: fresh_network(network_of(setting.network), known.train.shape, known.train.num_classes, seed),
         [child_seed(setting.seed, "within", r) for r in range(setting.repeats)],
@@ -276,7 +287,7 @@ def train_and_test(
         description=f"train {setting.network}",
     )
     networks = [network for trial in trials for network in trial.networks]
-    scores = accuracies(networks, known.test, known.moments.preprocessing, device)
+    scores = accuracies(networks, known.test, known.features.preprocessing, device)
     if any(any(trial.diverged) for trial in trials):
         raise ConvexDistillError(f"a training of {setting} diverged: no mean can be given")
     return [

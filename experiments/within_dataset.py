@@ -13,6 +13,7 @@ each base set. The online methods, on one base set each, have a script and a pag
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from _learned_labels import Setting, measure
 from _learned_tables import Goal, Key, gains, overview, plot, sections
@@ -38,15 +39,19 @@ SIZES = (10, 100, 500, 50, 20, 200)
 # What comes after the single solve, by the number of base examples, where networks of 28×28 images can pay for it.
 WAYS = {10: ("unrolled",), 100: ("alternate",), 500: ("few", "alternate")}
 
-# Networks on chosen base examples of CIFAR-10, rows and sizes. Which of them is the best, nobody knows beforehand:
-# leads.py looks at them with 100 examples of one base set.
-CIFAR10 = (
-    ("convnet-64-none", "few", (10, 100, 500)),
-    ("convnet-32", "few", (100, 500)),
-    ("convnet-32-none", "alternate", (100,)),
-    ("alexnet", "few", (10,)),
-    ("alexnet", "unrolled", (10,)),
-    ("convnet-32", "unrolled", (10,)),
+# Networks on chosen base examples of CIFAR-10, rows, sizes, and what else is done. Which of them is the best, nobody
+# knows beforehand: leads.py looks at them with 100 examples of one base set, and there whitening and wide extractors
+# help.
+WHITE: dict[str, Any] = {"zca": 0.1, "extractor": "convnet-128", "pool": 3, "chooser": "convnet-32-none"}
+CIFAR10: tuple[tuple[str, str, tuple[int, ...], dict[str, Any]], ...] = (
+    ("convnet-32-none", "alternate", (100,), WHITE),
+    ("convnet-64-none", "few", (500,), WHITE),
+    ("convnet-64-none", "few", (10, 100, 500), {}),
+    ("convnet-32", "few", (100, 500), {}),
+    ("convnet-32-none", "alternate", (100,), {}),
+    ("alexnet", "few", (10,), {}),
+    ("alexnet", "unrolled", (10,), {}),
+    ("convnet-32", "unrolled", (10,), {}),
 )
 
 
@@ -79,8 +84,8 @@ FULL = [
     ),
     *(Setting("cifar10", 10, "alexnet", seed, rows="unrolled") for seed in SEEDS),
     *(
-        Setting("cifar10", size, network, seed, select="kmeans", rows=rows)
-        for network, rows, sizes in CIFAR10
+        Setting("cifar10", size, network, seed, select="kmeans", rows=rows, **more)
+        for network, rows, sizes, more in CIFAR10
         for size in sizes
         for seed in SEEDS
     ),
