@@ -39,9 +39,9 @@ SIZES = (10, 100, 500, 50, 20, 200)
 # What comes after the single solve, by the number of base examples, where networks of 28×28 images can pay for it.
 WAYS = {10: ("unrolled",), 100: ("alternate",), 500: ("few", "alternate")}
 
-# Networks on chosen base examples of CIFAR-10, rows, sizes, and what else is done. Which of them is the best, nobody
-# knows beforehand: leads.py looks at them with 100 examples of one base set, and there whitening and wide extractors
-# help.
+# Networks on chosen base examples of CIFAR-10, rows, sizes, and what else is done. Which of them is the best,
+# nobody knows beforehand: leads.py looks at them with 100 examples of one base set, and there whitening and wide
+# extractors help.
 WHITE: dict[str, Any] = {"zca": 0.1, "extractor": "convnet-128", "pool": 3, "chooser": "convnet-32-none"}
 CIFAR10: tuple[tuple[str, str, tuple[int, ...], dict[str, Any]], ...] = (
     ("convnet-32-none", "alternate", (100,), WHITE),

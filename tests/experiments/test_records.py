@@ -49,6 +49,20 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     assert last["machine"]["cores"] >= 1
 
 
+def test_a_record_that_is_older_than_a_setting_has_its_default(tmp_path):
+    file = tmp_path / "made.jsonl"
+    _records.append(file, {"setting": {"size": 1}, "result": {"twice": 2}})
+    measured = []
+
+    def measure(setting, data_root):
+        measured.append(setting.networks)
+        return {"twice": 2 * setting.size}
+
+    settings = [Setting(1), Setting(1, networks=("alexnet",))]
+    _records.measure_missing(made(measure, settings), settings, file, None)
+    assert measured == [("alexnet",)]
+
+
 def test_settings_whose_data_is_missing_are_left_out_and_named_once(tmp_path, capsys):
     def measure(setting, data_root):
         if setting.size < 3:
