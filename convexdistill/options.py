@@ -68,7 +68,12 @@ Device = Annotated[
     str,
     typer.Option(help="Where networks run: auto, cpu, cuda, mps. Solves are float64, on the CPU or on CUDA."),
 ]
-Networks = Annotated[str, typer.Option(help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)}.")]
+Networks = Annotated[
+    str,
+    typer.Option(
+        help=f"Networks to train from scratch, by commas: {', '.join(NETWORKS)} (without normalisation)."
+    ),
+]
 Extractor = Annotated[
     str,
     typer.Option(help=f"Frozen random feature extractor: {', '.join(NETWORKS)}, or torchvision/NAME."),
@@ -77,8 +82,8 @@ Width = Annotated[int | None, typer.Option(help="Channels of the convnet extract
 Zca = Annotated[
     float | None,
     typer.Option(
-        help="ZCA whitening of all images, with this regularisation: 0.1 is usual, and helps with photographs. "
-        "Default: none, channels are normalised only."
+        help="ZCA whitening of all images, with this regularisation, usually 0.1: for photographs, and networks "
+        "without normalisation. Default: none, channels are normalised only."
     ),
 ]
 PoolSize = Annotated[int, typer.Option(help="Number of extractors; a single one over-fits the labels to itself.")]

@@ -83,6 +83,8 @@ FULL = [
     CIFAR10("convnet-32-none", zca=0.1, target_images=40_000),
     CIFAR10("convnet-32-none", zca=0.1, extractors="wide"),
     CIFAR10("convnet-64-none", zca=0.1),
+    CIFAR10("lenet"),
+    CIFAR10("lenet", zca=0.1),
     CIFAR10("alexnet", zca=0.1),
     CIFAR10("convnet-32-none", extractors="trained"),
     CIFAR10("convnet-32-none", extractors="both"),

@@ -90,7 +90,8 @@ class Preprocessing:
 
         Args:
             data: what is fitted to.
-            zca: regularisation of ZCA whitening (0.1 is usual, and helps with photographs); ``None``: none.
+            zca: regularisation of ZCA whitening, usually 0.1; ``None``: none. It helps networks without
+                normalisation to learn from photographs, and hardly anything else (docs/results/leads.md).
 
         A channel that is the same everywhere has no spread to normalise by: its std is replaced by
         1, so that it comes out as zeros and nothing is ever divided by zero.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "alexnet": alexnet,
     "resnet": resnet,
     "convnet": convnet,
+    "convnet-none": functools.partial(convnet, norm="none"),
 }
 
 

@@ -12,7 +12,13 @@ from convexdistill.evaluate import Row
 DASH = "–"
 MINUS = "−"
 
-NETWORKS = {"lenet": "LeNet", "alexnet": "AlexNet", "resnet": "ResNet", "convnet": "ConvNet"}
+NETWORKS = {
+    "lenet": "LeNet",
+    "alexnet": "AlexNet",
+    "resnet": "ResNet",
+    "convnet": "ConvNet",
+    "convnet-none": "ConvNet without normalisation",
+}
 OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop", "adagrad": "Adagrad"}
 LOSSES = {"mse": "squared error", "soft-cross-entropy": "cross-entropy", "kl": "KL"}
 # What a row is called, what it is called within a sentence, and what it is.

@@ -81,6 +81,16 @@ def test_convnet_depth_follows_the_image_size():
     assert [default_depth((1, side, side)) for side in sides] == [2, 2, 3, 3, 4, 5]
 
 
+def test_convnet_none_is_the_convnet_without_normalisation():
+    plain, named = (
+        build_network(name, (1, 8, 8), 5, seed=0, width=4, **options)
+        for name, options in (("convnet", {"norm": "none"}), ("convnet-none", {}))
+    )
+    x = torch.rand(3, 1, 8, 8)
+    assert torch.equal(plain(x), named(x))
+    assert not torch.equal(build_network("convnet", (1, 8, 8), 5, seed=0, width=4)(x), named(x))
+
+
 @pytest.mark.parametrize(("norm", "count"), [("instance", 2), ("none", 0)])
 def test_convnet_norm(norm, count):
     net = build_network("convnet", (1, 8, 8), 5, seed=0, width=4, norm=norm)
