@@ -118,14 +118,16 @@ class DistilledSet:
     def bytes(self) -> dict[str, int]:
         """Size of the parts: what somebody who is handed the set must store."""
         images, labels = self.images.nbytes, (self.labels if self.codes is None else self.codes).nbytes
-        return {"images": images, "labels": labels, "total": images + labels}
+        zca = self.preprocessing.zca
+        parts = {"images": images, "labels": labels} | ({} if zca is None else {"zca": zca.nbytes})
+        return {**parts, "total": sum(parts.values())}
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all that a network trained on it sees: images, labels, recipe, preprocessing, baselines."""
-        digest = hashlib.sha256(
-            repr([self.label_space, self.recipe.to_dict(), self.preprocessing.to_dict()]).encode()
-        )
+        digest = hashlib.sha256(repr([self.label_space, self.recipe.to_dict(), self.preprocessing]).encode())
+        if (zca := self.preprocessing.zca) is not None:
+            digest.update(repr(zca.to_dict()).encode())
         for name, tensor in (("images", self.images), ("labels", self.labels), *sorted(self.baselines.items())):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"

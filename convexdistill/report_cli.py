@@ -134,6 +134,7 @@ def _facts(distilled: DistilledSet) -> dict[str, object]:
         "classes": ", ".join(distilled.classes),
         "recipe": f"{recipe.loss}, labels × {recipe.label_scale:g}, {recipe.steps} steps of "
         f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}",
+        "preprocessing": facts.preprocessing(distilled),
         "selection": ", ".join(f"{key} {value}" for key, value in manifest["selection"].items()),
         "method": f"{manifest['method']} ({manifest['backend']}), "
         + ", ".join(terminal.settings(manifest, "lam", "gamma", "prior", "seed")),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _learned_labels import DEARER, FURTHER, PAPER_SCALE
+from _learned_labels import DEARER, FURTHER, PAPER_SCALE, Setting
 from _panels import panels
-from _records import Record, markdown_table
+from _records import Record, defaults, markdown_table
 from matplotlib.figure import Figure
 
 from convexdistill.evaluate.table import Row, summarise
@@ -18,6 +18,7 @@ from convexdistill.evaluate.table import Row, summarise
 LEARNED = ("cross-entropy", "squared", *FURTHER)  # rows that speak for learned labels
 WORDS = {"alternate": ", alternating", "unrolled": ", unrolled"}  # of groups that go on from the convex solve
 WANTED_SETS = 5
+SETTING = defaults(Setting)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Goal:
     published: float | None = None
 
 
-# Source, target, size, network with its whitening, select; of groups also what is done after the solve. A goal
+# Source, target, size, network (see :func:`trained`), select; of groups also what is done after the solve. A goal
 # whose key has None for the network is one for the best network.
 Key = tuple[Any, ...]
 
@@ -47,9 +48,14 @@ def key_of(record: Record) -> Key:
 
 
 def trained(setting: Mapping[str, Any]) -> str:
-    """The network of a setting, and what its images have that others have not."""
-    zca = setting.get("zca")  # which records that are older have not
-    return setting["network"] + ("" if zca is None else f", ZCA {zca:g}")
+    """The network of a setting, and what its images and extractors have that others have not."""
+    whole = SETTING | setting  # records that are older have not all of it
+    words = [whole["network"]]
+    if whole["zca"] is not None:
+        words.append(f"ZCA {whole['zca']:g}")
+    if (whole["pool"], whole["extractor"]) != (SETTING["pool"], SETTING["extractor"]):
+        words.append(f"labels by {whole['pool']} {whole['extractor']}")
+    return ", ".join(words)
 
 
 def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
@@ -67,6 +73,9 @@ def grouped(records: Sequence[Record]) -> dict[Key, list[Record]]:
 
 def rows_of(group: Sequence[Record]) -> list[Row]:
     """A row for each kind of labels, over the base sets of a group; every record must have the same kinds."""
+    seeds = [record["setting"]["seed"] for record in group]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"two records of {key_of(group[0])} have the same base set: {seeds}")
     names = [row["labels"] for row in group[0]["result"]["rows"]]
     if any([row["labels"] for row in record["result"]["rows"]] != names for record in group):
         raise ValueError(f"records of {key_of(group[0])} have different rows: they are not of one group")

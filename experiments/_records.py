@@ -143,7 +143,11 @@ def _whole_lines(text: str) -> str:
 
 
 def defaults(setting: Any) -> dict[str, Any]:
-    """The fields of a setting that need not be given."""
+    """The fields of a setting, or of its class, that need not be given.
+
+    A record that is older than a field was measured with its default: do not change one, or the record would say
+    what it was not.
+    """
     return plain({field.name: field.default for field in fields(setting) if field.default is not MISSING})
 
 
@@ -160,18 +164,26 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "convexdistill": version("convexdistill"),
-        "commit": _commit(),
+        "commit": COMMIT,
         "torch": version("torch"),
     }
 
 
 def _commit() -> str | None:
-    """The commit that is checked out, where there is a repository."""
-    command = ["git", "-C", str(RESULTS), "rev-parse", "--short=12", "HEAD"]
+    """The commit that is checked out, where there is a repository, and whether code differs from it."""
+    git = ["git", "-C", str(RESULTS.parent.parent)]
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        head = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True
+        )
+        code = ["status", "--porcelain", "--", "convexdistill", "experiments"]
+        changed = subprocess.run([*git, *code], check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
+    return head.stdout.strip() + (" and changes" if changed else "")
+
+
+COMMIT = _commit()  # of the code that is loaded now; a long run may end with another one checked out
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

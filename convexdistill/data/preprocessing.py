@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ class Preprocessing:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    zca: Zca | None = None
+    zca: Zca | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
@@ -86,15 +86,18 @@ class Preprocessing:
     def fit(cls, data: ImageData | ImageStream, *, zca: float | None = None) -> Preprocessing:
         """The mean and the (population) standard deviation of each channel of ``data``, and its ZCA.
 
-        Of a stream the first 10,000 images are read, the same for every shard of it.
+        Of a stream the first 10,000 images are read, the same for every shard of it. A channel that is the same
+        everywhere has no spread to normalise by: its std is replaced by 1, so that it comes out as zeros and
+        nothing is ever divided by zero.
 
         Args:
             data: what is fitted to.
             zca: regularisation of ZCA whitening, usually 0.1; ``None``: none. It helps networks without
                 normalisation to learn from photographs, and hardly anything else (docs/results/leads.md).
 
-        A channel that is the same everywhere has no spread to normalise by: its std is replaced by
-        1, so that it comes out as zeros and nothing is ever divided by zero.
+        Raises:
+            DataError: no images.
+            ParameterRangeError: the regularisation is not a positive number.
         """
         means, stds = [], []
         values = torch.arange(256, dtype=torch.float64) / 255
@@ -126,7 +129,11 @@ class Preprocessing:
         return self.of_pixels(images.to(torch.float32).div_(255))
 
     def of_pixels(self, pixels: Tensor) -> Tensor:
-        """The same for pixels in [0, 1], in their own precision and differentiable."""
+        """The same for pixels ``(N, c, h, w)`` in [0, 1], in their own precision and differentiable.
+
+        Raises:
+            ShapeError: ZCA was fitted to images of another shape.
+        """
         mean, std = (pixels.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         x = (pixels - mean) / std
         return x if self.zca is None else self.zca(x)
@@ -143,11 +150,13 @@ class Preprocessing:
         Raises:
             FileFormatError: a key is missing, or a value is not what belongs there.
         """
-        zca = Zca.from_dict(values["zca"]) if "zca" in values else None
         try:
+            zca = Zca.from_dict(values["zca"]) if "zca" in values else None
             mean = tuple(float(value) for value in values["mean"])
             std = tuple(float(value) for value in values["std"])
             return cls(mean, std, zca)
+        except FileFormatError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"preprocessing needs 'mean' and 'std', one number for each channel: {error}"

@@ -115,10 +115,10 @@ def alternate(
     }
 
     # What random extractors make of the target is the same in every round.
-    specs, seen = (pool.pool, pool) if isinstance(pool, TargetFeatures) else (pool, None)
-    if outer == "cross-entropy" and seen is None:
-        seen = TargetFeatures.of(
-            specs, target, target_images=target_images, preprocessing=preprocessing, seed=seed, device=device
+    specs, seen = pool.pool if isinstance(pool, TargetFeatures) else pool, None
+    if outer == "cross-entropy":
+        seen = TargetFeatures.given_or_of(
+            pool, target, target_images=target_images, preprocessing=preprocessing, seed=seed, device=device
         )
 
     def solve(trained: Specs) -> DistilledSet:

@@ -18,7 +18,7 @@ from convexdistill.distill.forms import check_recipe, forms
 from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
 from convexdistill.distill.target_features import TargetFeatures, absolute
 from convexdistill.distilled import DistilledSet, fresh_network
-from convexdistill.errors import InvalidInputError, UnknownNameError
+from convexdistill.errors import UnknownNameError
 from convexdistill.features import ExtractorSpec, ModuleSpec, Shape
 from convexdistill.select import BaseExamples
 from convexdistill.training import Recipe
@@ -100,12 +100,9 @@ def cross_entropy(
     check_softmax_settings(lam, gamma, prior, recipe, label_scale, target_images)
     check_validation(validation, target.classes, target.shape)
     where = resolve_device(device)
-    if not isinstance(pool, TargetFeatures):
-        pool = TargetFeatures.of(
-            pool, target, target_images=target_images, preprocessing=preprocessing, seed=seed, device=where
-        )
-    if pool.fingerprint != target.fingerprint:
-        raise InvalidInputError(f"these features are not those of the target {target.name!r}")
+    pool = TargetFeatures.given_or_of(
+        pool, target, target_images=target_images, preprocessing=preprocessing, seed=seed, device=where
+    )
     preprocessing, part = pool.preprocessing, pool.target
     images = base.resized(target.shape).images
     features = pool.base(images, where)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill.responses import Response
 from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
-from convexdistill.errors import ParameterRangeError
+from convexdistill.errors import InvalidInputError, ParameterRangeError
 from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, extract
 from convexdistill.seeds import generator
 
@@ -76,6 +77,31 @@ class TargetFeatures:
             order = torch.randperm(len(target), generator=generator(seed, "part of the target"))
             part = target.subset(order[:target_images])
         return cls((), (), (), (), (), part, target.fingerprint, preprocessing).extended(pool, where)
+
+    @classmethod
+    def given_or_of(
+        cls,
+        pool: Sequence[ExtractorSpec | ModuleSpec] | TargetFeatures,
+        target: ImageData,
+        *,
+        preprocessing: Preprocessing | None = None,
+        **options: Any,
+    ) -> TargetFeatures:
+        """The pool itself where it holds features of the target already, else :meth:`of`.
+
+        Raises:
+            InvalidInputError: features of another target, or of images that were preprocessed otherwise.
+        """
+        if not isinstance(pool, TargetFeatures):
+            return cls.of(pool, target, preprocessing=preprocessing, **options)
+        if pool.fingerprint != target.fingerprint:
+            raise InvalidInputError(f"these features are not those of the target {target.name!r}")
+        if preprocessing is not None and preprocessing != pool.preprocessing:
+            raise InvalidInputError(
+                "these features are of images with another preprocessing than the one given; leave it out, or "
+                "give it to TargetFeatures.of"
+            )
+        return pool
 
     @torch.no_grad()
     def extended(

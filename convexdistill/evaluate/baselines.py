@@ -127,6 +127,8 @@ def transferred_labels(distilled_sets: Sequence[DistilledSet], target: ImageData
 def untrained_accuracy(name: str, distilled: DistilledSet, data: ImageData) -> float:
     """Accuracy in percent of a rule that needs no network, by pixels of the base images and their classes.
 
+    Pixels are normalised and not whitened, which makes distances say less.
+
     Args:
         name: ``"nearest-neighbour"``: the class of the nearest base image; ``"nearest-mean"``: the class whose
             base images have the nearest mean.
@@ -141,11 +143,12 @@ def untrained_accuracy(name: str, distilled: DistilledSet, data: ImageData) -> f
     from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
     classifier = KNeighborsClassifier(n_neighbors=1) if name == "nearest-neighbour" else NearestCentroid()
-    images, classes = distilled.preprocessing(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy()
+    normalised = replace(distilled.preprocessing, zca=None)
+    images, classes = normalised(distilled.images).flatten(1).numpy(), distilled.base_labels.numpy()
     if len(set(classes.tolist())) == 1:  # which NearestCentroid refuses
         return float((data.labels == int(classes[0])).double().mean()) * 100
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # pixels that are the same in all images are no news
         classifier.fit(images, classes)
-        seen = distilled.preprocessing(data.images).flatten(1).numpy()
+        seen = normalised(data.images).flatten(1).numpy()
         return float(classifier.score(seen, data.labels.numpy())) * 100

@@ -183,6 +183,8 @@ class Moments:
         total = self.images
         if self.counts.ndim != 1 or len(self.counts) != len(self.target["classes"]):
             raise FileFormatError(f"{path}: counts and classes do not fit together")
+        if self.preprocessing.zca is not None and self.preprocessing.zca.shape != self.shape:
+            raise FileFormatError(f"{path}: ZCA is of images of {self.preprocessing.zca.shape}, not {self.shape}")
         for k, (gram, cross) in enumerate(zip(self.gram, self.cross, strict=True)):
             fits = gram.ndim == 2 and gram.shape[0] == gram.shape[1] == cross.shape[0]
             if not fits or cross.shape[1:] != self.counts.shape or gram.dtype != torch.float64:

@@ -70,8 +70,8 @@ def accumulate_together(
     dist.all_gather_object(everyones, identity)
     if others := [r for r, other in enumerate(everyones) if other != identity]:
         raise InvalidInputError(
-            f"worker {rank} and worker {others[0]} sum different targets or pools; start all workers with the "
-            "same arguments and data"
+            f"worker {rank} and worker {others[0]} sum different targets, pools or preprocessing; start all "
+            "workers with the same arguments and data"
         )
     sums = [*mine.gram, *mine.cross, mine.counts.double()]
     flat = torch.cat([values.flatten() for values in sums])

@@ -129,13 +129,14 @@ def origin_facts(distilled: DistilledSet, metrics: Mapping[str, Any]) -> list[Fa
             f"{manifest['seed']}"
             + (f" (evaluated with base sets {', '.join(map(str, seeds))})" if len(seeds) > 1 else ""),
         ),
-        Fact("preprocessing", _preprocessing(distilled)),
+        Fact("preprocessing", preprocessing(distilled)),
         Fact("bytes", ", ".join(f"{name} {size:,}" for name, size in distilled.bytes.items())),
         Fact("versions", words.options(manifest["versions"])),
     ]
 
 
-def _preprocessing(distilled: DistilledSet) -> str:
+def preprocessing(distilled: DistilledSet) -> str:
+    """How images are shown to networks."""
     zca = distilled.preprocessing.zca
     return "channels normalised" + ("" if zca is None else f", ZCA with regularisation {zca.regularisation:g}")
 

@@ -95,6 +95,7 @@ def distil_online(
         learn_labels=learn_labels,
         learn_images=learn_images,
     )
+    own = Preprocessing.fit(problem.target)
     settings = {
         "method": method,
         **{name: value for name, value in schedule.to_dict().items() if name != "epochs"},
@@ -103,7 +104,8 @@ def distil_online(
         "network_rate": network_rate,
         "seed": seed,
         "precision": str(problem.dtype),
-        "preprocessing": problem.preprocessing.to_dict(),
+        # The target's own, which its fingerprint stands for, is left out: older checkpoints have none either.
+        **({} if problem.preprocessing == own else {"preprocessing": problem.preprocessing.to_dict()}),
         "target": problem.target.fingerprint,
         "validation": None if problem.validation is None else problem.validation.fingerprint,
         "source": base.fingerprint,
