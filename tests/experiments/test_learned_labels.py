@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import within_dataset
 from _learned_labels import Setting, measure
-from _learned_tables import Goal, gains, key_of, overview, rows_of
+from _learned_tables import Goal, gains, key_of, overview, rows_of, trained
 from torch import nn
 
 import convexdistill as cd
@@ -52,17 +52,50 @@ def test_a_base_set_within_a_data_set_gives_every_row_and_a_page():
 
 def test_records_with_other_rows_are_not_averaged():
     rows = [{"labels": name, "test": [1.0], "validation": [1.0], "steps": 1} for name in LEARNED]
-    settings = {
-        "network": "lenet",
-        "source": None,
-        "target": "digits",
-        "size": 1,
-        "select": "random",
-        "rows": "all",
-    }
-    records = [{"setting": settings, "result": {"rows": part}} for part in (rows, rows[1:])]
+    records = [
+        {"setting": vars(Setting("digits", 1, "lenet", seed)), "result": {"rows": part}}
+        for seed, part in enumerate((rows, rows[1:]))
+    ]
     with pytest.raises(ValueError, match="different rows"):
         rows_of(records)
+
+
+def test_two_records_of_one_base_set_are_not_counted_twice():
+    rows = [{"labels": LEARNED[0], "test": [1.0], "validation": [1.0], "steps": 1}]
+    record = {"setting": vars(Setting("digits", 1, "lenet", 0)), "result": {"rows": rows}}
+    with pytest.raises(ValueError, match="the same base set"):
+        rows_of([record, record])
+
+
+def test_what_images_and_extractors_have_belongs_to_the_group_and_its_name():
+    plain = vars(Setting("digits", 10, "lenet", 0))
+    assert trained(plain) == "lenet"
+    older = {name: value for name, value in plain.items() if name not in ("zca", "pool")}
+    assert trained(older) == "lenet"
+    assert trained(plain | {"zca": 0.1}) == "lenet, ZCA 0.1"
+    wide = plain | {"zca": 0.1, "extractor": "convnet-128", "pool": 3}
+    assert trained(wide) == "lenet, ZCA 0.1, labels by 3 convnet-128"
+    keys = {key_of({"setting": setting}) for setting in (plain, plain | {"zca": 0.1}, wide)}
+    assert len(keys) == 3
+
+
+def test_labels_are_solved_for_whitened_images_and_networks_see_them(monkeypatch):
+    seen = []
+
+    def spied(candidates, images, preprocessing, *others, **options):
+        seen.append(preprocessing)
+        return real(candidates, images, preprocessing, *others, **options)
+
+    def solved(features, *others, **options):
+        seen.append(features.preprocessing)
+        return solve(features, *others, **options)
+
+    real, solve = _learned_labels.run_trials, cd.distill.cross_entropy
+    monkeypatch.setattr(_learned_labels, "run_trials", spied)
+    monkeypatch.setattr(cd.distill, "cross_entropy", solved)
+    measure(Setting("digits", 10, "lenet", 0, rows="few", repeats=1, zca=0.2), None)
+    assert len(seen) > 2
+    assert all(one.zca is not None and one.zca.regularisation == 0.2 for one in seen)
 
 
 def test_few_rows_are_those_that_speak_for_chosen_base_images():
