@@ -136,7 +136,7 @@ def sets(entries: Sequence[Entry]) -> Table:
         Heading("best baseline", False),
         Heading(f"minus {words.shortened(entries[0].name, 16)}", True, "points, 95 % interval"),
         Heading("images"),
-        Heading("bytes", True, "images and labels"),
+        Heading("bytes", True, "images, labels, ZCA if any"),
         Heading("method", False),
         Heading("network", False),
     )
