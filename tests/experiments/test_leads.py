@@ -52,21 +52,8 @@ def test_what_is_changed_changes_the_measurement_and_has_a_line_of_the_page(monk
     assert all(one != other for k, one in enumerate(found) for other in found[:k])
 
 
-def test_solve_and_trainings_see_whitened_images(monkeypatch):
-    seen = []
-    real = leads.run_trials
-
-    def spied(candidates, images, preprocessing, *others, **options):
-        seen.append(preprocessing)
-        return real(candidates, images, preprocessing, *others, **options)
-
-    def solved(features, *others, **options):
-        seen.append(features.preprocessing)
-        return solve(features, *others, **options)
-
-    solve = cd.distill.cross_entropy
-    monkeypatch.setattr(leads, "run_trials", spied)
-    monkeypatch.setattr(cd.distill, "cross_entropy", solved)
+def test_solve_and_trainings_see_whitened_images(shown):
+    seen = shown(leads)
     leads.measure(replace(leads.QUICK[0], size=10, repeats=1, zca=0.2), None)
     assert [one.zca.regularisation for one in seen] == [0.2, 0.2]
 

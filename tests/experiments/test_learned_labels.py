@@ -79,20 +79,8 @@ def test_what_images_and_extractors_have_belongs_to_the_group_and_its_name():
     assert len(keys) == 3
 
 
-def test_labels_are_solved_for_whitened_images_and_networks_see_them(monkeypatch):
-    seen = []
-
-    def spied(candidates, images, preprocessing, *others, **options):
-        seen.append(preprocessing)
-        return real(candidates, images, preprocessing, *others, **options)
-
-    def solved(features, *others, **options):
-        seen.append(features.preprocessing)
-        return solve(features, *others, **options)
-
-    real, solve = _learned_labels.run_trials, cd.distill.cross_entropy
-    monkeypatch.setattr(_learned_labels, "run_trials", spied)
-    monkeypatch.setattr(cd.distill, "cross_entropy", solved)
+def test_labels_are_solved_for_whitened_images_and_networks_see_them(shown):
+    seen = shown(_learned_labels)
     measure(Setting("digits", 10, "lenet", 0, rows="few", repeats=1, zca=0.2), None)
     assert len(seen) > 2
     assert all(one.zca is not None and one.zca.regularisation == 0.2 for one in seen)
