@@ -192,7 +192,7 @@ def test_moments_of_whitened_images_say_so(tmp_path: Path) -> None:
     assert record["preprocessing"]["zca"]["shape"] == [1, 8, 8]
     wrong = run("moments", "accumulate", "--zca", "-1", "--out", str(tmp_path / "no.st"))
     assert (wrong.exit_code, (tmp_path / "no.st").exists()) == (2, False)
-    assert "must be positive, found -1.0" in wrong.stderr
+    assert "must be a positive number, found -1.0" in wrong.stderr
 
 
 def test_every_command_explains_itself() -> None:
