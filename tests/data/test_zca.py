@@ -215,6 +215,8 @@ def test_every_method_learns_what_networks_that_whiten_teach(method, options):
     torch.testing.assert_close(white.images.int(), expected.images.int(), atol=1, rtol=0)
     losses = [one.manifest.get("outer_losses", []) for one in (white, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    rounds = [one.manifest.get("rounds", []) for one in (white, expected)]  # validation accuracies, in percent
+    assert rounds[0] == pytest.approx(rounds[1], abs=1)
     assert white.preprocessing == WHITE
     assert expected.preprocessing.zca is None
     assert plain is None or not torch.allclose(plain, white.labels, atol=2e-3)
