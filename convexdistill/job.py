@@ -250,8 +250,7 @@ def _moments(job: Job, target: ImageData) -> Moments:
         if getattr(job, name) not in (getattr(Job, name), value):
             raise InvalidInputError(
                 f"{job.moments} brings its own extractors and whitening, with {name} {value}, not "
-                f"{getattr(job, name)}; leave "
-                f"--{name.replace('_', '-')} out"
+                f"{getattr(job, name)}; leave --{name.replace('_', '-')} out"
             )
     if moments.missing:
         raise InvalidInputError(

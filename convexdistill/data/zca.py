@@ -29,10 +29,10 @@ class Zca:
     of whitened pixels 1. Statistics of photographs hardly depend on the place in the image, which makes different
     frequencies of a two-dimensional cosine transform nearly uncorrelated (Ahmed, Natarajan, Rao 1974, "Discrete
     Cosine Transform"): Σ keeps the c × c covariance of the channels at each frequency and leaves out those
-    between frequencies. W then takes h·w·c² numbers instead of (h·w·c)²: of CIFAR-10 9,216 instead of 9.4 million,
-    and whitened images have a correlation of 0.98 with those of the whole Σ. The regularisation is that of
-    Nguyen, Novak, Xiao, Lee (2021, "Dataset Distillation with Infinitely Wide Convolutional Networks", r = 0.1),
-    who bring each single image to mean 0 and norm 1 before, which is not done here.
+    between frequencies. W then takes h·w·c² numbers instead of (h·w·c)²: of CIFAR-10 9,216 instead of 9.4 million;
+    docs/results/leads.md has labels by either. The regularisation is that of Nguyen, Novak, Xiao, Lee (2021,
+    "Dataset Distillation with Infinitely Wide Convolutional Networks", r = 0.1), who bring each single image to
+    mean 0 and norm 1 before, which is not done here.
 
     Attributes:
         regularisation: r.
