@@ -28,6 +28,7 @@ from convexdistill.options import (
 )
 from convexdistill.report import entry
 from convexdistill.select.choosing import RULES
+from convexdistill.training import AUGMENTATIONS
 
 app = typer.Typer(
     name="convexdistill",
@@ -94,6 +95,13 @@ def distill(
             "auto: as the labels are, or chosen on the validation split."
         ),
     ] = "auto",
+    augmentation: Annotated[
+        str,
+        typer.Option(
+            help="What is done to base images in training, which the solve then reckons with: "
+            f"{', '.join(AUGMENTATIONS)}. mirror is for photographs."
+        ),
+    ] = "none",
     label_scale: Annotated[
         str,
         typer.Option(help="What labels are multiplied by in training; auto: chosen on the validation split."),
@@ -153,6 +161,7 @@ def distill(
             prior=None if prior == "auto" else prior,
             constraint=constraint,
             recipe=None if recipe == "auto" else recipe,
+            augmentation=augmentation,
             label_scale=_number(label_scale),
             moments=moments,
             backend=backend,

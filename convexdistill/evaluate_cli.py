@@ -45,8 +45,12 @@ def evaluate(
         ),
     ] = "own",
     augment: Annotated[
-        str, typer.Option(help=f"What is done to base images in training, by commas: {', '.join(AUGMENTATIONS)}.")
-    ] = "none",
+        str,
+        typer.Option(
+            help="What is done to base images in training, by commas: own (as the file says), "
+            f"{', '.join(AUGMENTATIONS)}."
+        ),
+    ] = "own",
     orders: Annotated[str, typer.Option(help=f"Orders of examples, by commas: {', '.join(ORDERS)}.")] = "shuffled",
     repeats: Annotated[int, typer.Option(help="Trainings of each network.")] = 20,
     baselines: Annotated[

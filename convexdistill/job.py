@@ -27,7 +27,18 @@ from convexdistill.report import write_report
 from convexdistill.select import USES_MOMENTS, check, choose
 
 # Settings that a method may have a parameter for.
-OPTIONS = ("lam", "gamma", "prior", "constraint", "recipe", "label_scale", "backend", "epochs", "checkpoint")
+OPTIONS = (
+    "lam",
+    "gamma",
+    "prior",
+    "constraint",
+    "recipe",
+    "augmentation",
+    "label_scale",
+    "backend",
+    "epochs",
+    "checkpoint",
+)
 # Settings of the pool of extractors, which a method may not have.
 POOL_OPTIONS = ("extractor", "width", "pool_size", "moments")
 DISTILLED, METRICS, REPORT = "distilled.safetensors", "metrics.json", "report.html"
@@ -54,6 +65,7 @@ class Job:
             chosen.
         constraint: of the closed form; see :func:`convexdistill.distill.closed_form`.
         recipe: ``"centred"`` or ``"paper"``; ``None`` leaves it to the method.
+        augmentation: of the base images, in the solve and in training.
         label_scale: of the recipe; ``None`` chooses on the validation split.
         moments: file of moments to go on from, instead of a pass over the target.
         backend: ``"auto"``, ``"torch"`` or ``"cvxpylayers"``.
@@ -84,6 +96,7 @@ class Job:
     prior: str | None = None
     constraint: str = "none"
     recipe: str | None = None
+    augmentation: str = "none"
     label_scale: float | None = None
     moments: Path | None = None
     backend: str = "auto"

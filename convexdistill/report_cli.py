@@ -133,7 +133,8 @@ def _facts(distilled: DistilledSet) -> dict[str, object]:
         "labels": f"over {len(distilled.classes)} classes of {target}, {distilled.label_space}",
         "classes": ", ".join(distilled.classes),
         "recipe": f"{recipe.loss}, labels × {recipe.label_scale:g}, {recipe.steps} steps of "
-        f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}",
+        f"{recipe.optimizer} ({recipe.learning_rate:g}), batches of {recipe.batch_size}"
+        + (f", {recipe.augmentation} augmentation" if recipe.augmentation != "none" else ""),
         "preprocessing": facts.preprocessing(distilled),
         "selection": ", ".join(f"{key} {value}" for key, value in manifest["selection"].items()),
         "method": f"{manifest['method']} ({manifest['backend']}), "

@@ -93,9 +93,10 @@ def job_lines(metrics: Mapping[str, Any]) -> list[str]:
     certificate, recipe = metrics["certificate"], metrics["recipe"]
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in metrics["seconds"].items())
     chosen = "".join(f"{word}, " for word in settings(metrics, "gamma", "prior"))
+    augmented = f", {recipe['augmentation']} augmentation" if "augmentation" in recipe else ""
     first = " (first base set)" if len(metrics["seeds"]) > 1 else ""
     return [
-        f"settings{first}: {chosen}label scale {recipe['label_scale']:g}, {recipe['steps']} steps",
+        f"settings{first}: {chosen}label scale {recipe['label_scale']:g}, {recipe['steps']} steps{augmented}",
         *_preferred_lines(metrics["chosen_from"], first),
         f"label solve: {certificate['solver']}, {exactness(certificate)}",
         *_cross_check_lines(certificate),

@@ -67,6 +67,7 @@ class Setting:
         pool: number of extractors.
         repeats: trainings of each row.
         zca: regularisation of ZCA whitening; ``None``: channels are normalised only.
+        augmentation: of the base images, in training and in the solves.
     """
 
     target: str
@@ -82,6 +83,7 @@ class Setting:
     pool: int = POOL
     repeats: int = 3
     zca: float | None = None
+    augmentation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ def choice(setting: Setting, data_root: str | None) -> dict[str, dict[str, Any]]
     found: dict[str, dict[str, Any]] = {}
     for solve in SOLVES if setting.rows == "all" else SOLVES[:1]:
         options: dict[str, Any] = {"network": network_of(setting.chooser), "seed": setting.seed}
+        options["augmentation"] = setting.augmentation
         best = solved(solve, known, base, validation=known.validation, recipe="centred", **options)
         facts = {"gamma": best.manifest["gamma"], "prior": best.manifest["prior"]}
         scales = {"centred": best.recipe.label_scale}
@@ -200,12 +203,21 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
     known, base = of(setting, data_root), chosen_base(setting, data_root)
     classes = known.train.num_classes
     seconds, sets, candidates = {}, {}, []
+    candidate = functools.partial(_candidate, setting.augmentation)
     for solve, facts in settings.items():
         start = time.perf_counter()
-        sets[solve] = solved(solve, known, base, gamma=facts["gamma"], prior=facts["prior"], recipe="centred")
+        sets[solve] = solved(
+            solve,
+            known,
+            base,
+            gamma=facts["gamma"],
+            prior=facts["prior"],
+            recipe="centred",
+            augmentation=setting.augmentation,
+        )
         seconds[solve] = round(time.perf_counter() - start, 3)
         for recipe, scale in facts["scales"].items():
-            candidates.append(_candidate(solve, recipe, sets[solve].labels, scale))
+            candidates.append(candidate(solve, recipe, sets[solve].labels, scale))
     crossed = sets["cross-entropy"]
     again = None
     if setting.rows in FURTHER:
@@ -213,16 +225,16 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
         again = further(setting, known, base, settings["cross-entropy"])
         seconds[setting.rows] = round(time.perf_counter() - start, 3)
         candidates = [
-            _candidate(setting.rows, "centred", again.labels, settings["cross-entropy"]["scales"]["centred"]),
-            _candidate(setting.rows, "paper", again.labels, PAPER_SCALE),
+            candidate(setting.rows, "centred", again.labels, settings["cross-entropy"]["scales"]["centred"]),
+            candidate(setting.rows, "paper", again.labels, PAPER_SCALE),
             candidates[0],
         ]
     scale = settings["cross-entropy"]["scales"]["centred"]
-    candidates.append(_candidate("teacher", "centred", crossed.baselines["teacher"], scale))
+    candidates.append(candidate("teacher", "centred", crossed.baselines["teacher"], scale))
     if setting.source is None:
         hot = one_hot(base.labels, classes).float()
-        candidates.append(_candidate("one-hot", "centred", hot - 1 / classes, scale))
-        paper = Recipe("soft-cross-entropy")
+        candidates.append(candidate("one-hot", "centred", hot - 1 / classes, scale))
+        paper = Recipe("soft-cross-entropy", augmentation=setting.augmentation)
         if setting.rows == "all":
             candidates.append(Candidate("one-hot, paper", hot, paper))
         if setting.rows in ("all", "some"):
@@ -230,7 +242,7 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
             candidates.append(Candidate("smoothed 0.1, paper", smooth, paper))
     else:
         near = transferred_labels([crossed], known.part)[0] - 1 / classes
-        candidates.append(_candidate("transferred", "centred", near, scale))
+        candidates.append(candidate("transferred", "centred", near, scale))
     certified = again if setting.rows == "alternate" and again is not None else crossed
     gap = certified.manifest["certificate"]["duality_gap"]
     facts = {"chosen": settings, "seconds": seconds, "duality_gap": gap, "target_images": len(known.part)}
@@ -241,7 +253,11 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
 
 def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str, Any]) -> DistilledSet:
     """Labels that go on from the convex solve with these settings, for the network that is trained."""
-    dearer = DEARER if setting.rows == "unrolled" and setting.network != "lenet" else {}
+    more: dict[str, Any] = {}
+    if setting.rows == "alternate":
+        more["augmentation"] = setting.augmentation
+    elif setting.network != "lenet":
+        more |= DEARER
     return cd.distill.METHODS[setting.rows](
         known.features,
         known.part,
@@ -253,7 +269,7 @@ def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str
         recipe="centred",
         network=network_of(setting.network),
         seed=setting.seed,
-        **FURTHER[setting.rows] | dearer,
+        **FURTHER[setting.rows] | more,
     )
 
 
@@ -301,8 +317,9 @@ def train_and_test(
     ]
 
 
-def _candidate(name: str, recipe: str, labels: Tensor, scale: float) -> Candidate:
+def _candidate(augmentation: str, name: str, recipe: str, labels: Tensor, scale: float) -> Candidate:
     """Centred labels under a recipe."""
     if recipe == "paper":
-        return Candidate(f"{name}, paper", (scale * labels).softmax(1), Recipe("soft-cross-entropy"))
-    return Candidate(f"{name}, centred", labels, Recipe("mse", scale))
+        probabilities = (scale * labels).softmax(1)
+        return Candidate(f"{name}, paper", probabilities, Recipe("soft-cross-entropy", augmentation=augmentation))
+    return Candidate(f"{name}, centred", labels, Recipe("mse", scale, augmentation=augmentation))

@@ -53,6 +53,8 @@ def trained(setting: Mapping[str, Any]) -> str:
     words = [whole["network"]]
     if whole["zca"] is not None:
         words.append(f"ZCA {whole['zca']:g}")
+    if whole["augmentation"] != "none":
+        words.append(f"{whole['augmentation']} augmentation")
     if (whole["pool"], whole["extractor"]) != (SETTING["pool"], SETTING["extractor"]):
         words.append(f"labels by {whole['pool']} {whole['extractor']}")
     return ", ".join(words)
@@ -100,9 +102,10 @@ def spokesman(rows: Sequence[Row]) -> Row:
 
 
 def pursued(goals: Mapping[Key, Goal], key: Key) -> Key:
-    """Key of the goal of a group: that of its network, or else the one for the best network."""
-    best = (*key[:3], None, *key[4:5])
-    return best if best in goals and key[:5] not in goals else key[:5]
+    """Key of the goal of a group: that of its network, whatever else is done, or that for the best network."""
+    alone = key[3].split(", ")[0]
+    keys = [(*key[:3], network, key[4]) for network in (alone, None)]
+    return next((one for one in keys if one in goals), key[:5])
 
 
 def preferred(groups: Mapping[Key, list[Record]], goals: Mapping[Key, Goal], key: Key) -> Key:

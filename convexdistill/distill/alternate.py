@@ -47,6 +47,7 @@ def alternate(
     prior: str | None = "zero",
     label_scale: float | None = None,
     recipe: Recipe | str | None = None,
+    augmentation: str = "none",
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     target_images: int | None = 20_000,
     preprocessing: Preprocessing | None = None,
@@ -70,6 +71,7 @@ def alternate(
         prior: likewise.
         label_scale: likewise.
         recipe: likewise.
+        augmentation: likewise; the networks whose bodies are taken are trained under it, too.
         network: what is trained from scratch, to choose and as extractor.
         target_images: under ``outer="cross-entropy"`` a random part of the target of at most that size is looked
             at; ``None``: all of it.
@@ -109,6 +111,7 @@ def alternate(
         "prior": prior,
         "label_scale": label_scale,
         "recipe": recipe,
+        "augmentation": augmentation,
         "network": network,
         "seed": seed,
         "device": device,

@@ -15,7 +15,7 @@ from convexdistill.distill.assemble import check_positive, check_validation, dis
 from convexdistill.distill.choose import choose_setting, settle
 from convexdistill.distill.constrained import projection, solve_constrained
 from convexdistill.distill.crosscheck import LARGEST, cross_check
-from convexdistill.distill.forms import check_recipe, forms
+from convexdistill.distill.forms import augmentation_of, check_recipe, forms
 from convexdistill.distill.outer import outer_terms, teacher_scores
 from convexdistill.distill.preview import shortlist
 from convexdistill.distill.solve import descend_labels, label_system
@@ -24,7 +24,7 @@ from convexdistill.errors import InvalidInputError, UnknownNameError, Unsupporte
 from convexdistill.features import Shape
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
-from convexdistill.training import Recipe
+from convexdistill.training import Recipe, seen_as, views
 
 BACKENDS = ("auto", "torch", "cvxpylayers")
 PRIORS = ("zero", "one-hot", "teacher")
@@ -46,6 +46,7 @@ def closed_form(
     bounds: tuple[float, float] = (0.0, 1.0),
     label_scale: float | None = None,
     recipe: Recipe | str | None = None,
+    augmentation: str = "none",
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     backend: str = "auto",
     seed: int = 0,
@@ -81,6 +82,10 @@ def closed_form(
             on probabilities, which are labels on the simplex as they are, or the softmax of unconstrained labels
             times the label scale. A :class:`convexdistill.training.Recipe` fixes label scale and steps together.
             ``None``: paper under ``constraint="simplex"``, else centred.
+        augmentation: what is done to the base images while networks learn from them, a key of
+            :data:`convexdistill.training.AUGMENTATIONS`, part of every recipe but one that is given. The ridge
+            heads of the solve learn from the same views (:func:`convexdistill.training.views`); those of an image
+            share its label.
         network: what is trained from scratch to choose.
         backend: ``"auto"`` and ``"torch"`` solve in closed form; ``"cvxpylayers"`` (small base sets) descends
             the labels by gradients through the cvxpylayers ridge layer, to the same labels.
@@ -89,10 +94,11 @@ def closed_form(
 
     Raises:
         ParameterRangeError: λ, γ or the label scale is not positive, or bounds are not in order.
-        UnknownNameError: no such backend, prior, constraint or recipe.
+        UnknownNameError: no such backend, prior, constraint, recipe or augmentation.
         UnsupportedError: ``backend="cvxpylayers"`` with more than 20,000 entries of Φ, or with a constraint.
         InvalidInputError: validation is a test split, or has other classes or another image shape than the
-            target; one-hot labels across data sets; soft cross-entropy on labels without a sum.
+            target; one-hot labels across data sets; soft cross-entropy on labels without a sum; a recipe of
+            another augmentation.
 
     Example:
         >>> import convexdistill as cd
@@ -104,14 +110,16 @@ def closed_form(
         >>> cd.distill.closed_form(moments, base, gamma=0.1, constraint="simplex").label_space
         'probability'
     """
-    check_settings(lam, gamma, prior, constraint, bounds, recipe, label_scale, backend)
+    check_settings(lam, gamma, prior, constraint, bounds, recipe, label_scale, backend, augmentation)
+    augmentation = augmentation_of(recipe, augmentation)
     check_validation(validation, moments.target["classes"], moments.shape)
     images = base.resized(moments.shape).images
-    terms = outer_terms(moments, base, lam)
+    terms = outer_terms(moments, base, lam, augmentation, seed)
     if backend == "cvxpylayers" and terms[0].features.numel() > LARGEST:
         raise UnsupportedError(
-            f"backend 'cvxpylayers' descends the labels of small base sets only: n·d is "
-            f"{terms[0].features.numel():,}, above {LARGEST:,}; take backend='torch', or fewer base examples"
+            f"backend 'cvxpylayers' descends the labels of small base sets only: Φ has "
+            f"{terms[0].features.numel():,} entries, more than {LARGEST:,}; take backend='torch', or fewer base "
+            "examples"
         )
     where = resolve_device(device)
     # MPS has no float64, and only the plain solve knows devices.
@@ -122,7 +130,7 @@ def closed_form(
         prior = "zero"
     names = [name for name in PRIORS if name != "one-hot" or _same_classes(moments, base)]
     starts = {name: prior_labels(name, teacher, moments, base) for name in (names if prior is None else [prior])}
-    ways = forms(recipe, label_scale, constraint, len(base), moments.num_classes)
+    ways = forms(recipe, label_scale, constraint, len(base), moments.num_classes, augmentation)
     if gamma is None and validation is None:
         gamma = DEFAULT_GAMMA
     solves = {
@@ -133,8 +141,9 @@ def closed_form(
     judge = None
     previewed: list[dict[str, float | str]] = []
     if validation is not None:
+        shown = views(images, augmentation, seed)
         solves, previewed = shortlist(
-            solves, moments.pool, images, moments.preprocessing, validation, lam=lam, seed=seed
+            solves, moments.pool, shown, moments.preprocessing, validation, lam=lam, seed=seed
         )
         judge = partial(
             choose_setting,
@@ -151,7 +160,7 @@ def closed_form(
         labels, certificate = descend_labels(terms, setting.gamma, start, backend=backend)
     else:
         labels, certificate = solve_constrained(system, setting.gamma, start, constraint, bounds)
-    certificate["cross_check"] = cross_check(terms[0].features, labels, terms[0].lam)
+    certificate["cross_check"] = cross_check(terms[0].features, seen_as(labels, terms[0].views), terms[0].lam)
     facts = {
         "method": "closed-form",
         "backend": "torch" if backend == "auto" else backend,
@@ -190,6 +199,7 @@ def check_settings(
     recipe: Recipe | str | None = None,
     label_scale: float | None = None,
     backend: str = "auto",
+    augmentation: str = "none",
 ) -> None:
     """Raise on a setting of :func:`closed_form` that can be known to be wrong without any data."""
     check_positive(lam=lam, gamma=gamma, label_scale=label_scale)
@@ -199,6 +209,7 @@ def check_settings(
         raise UnknownNameError(f"unknown prior {prior!r}; known are {', '.join(PRIORS)}")
     projection(constraint, bounds)
     check_recipe(recipe, constraint)
+    augmentation_of(recipe, augmentation)
     if backend == "cvxpylayers" and constraint != "none":
         raise UnsupportedError("backend 'cvxpylayers' descends without constraints; take backend='torch'")
 

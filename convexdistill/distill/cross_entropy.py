@@ -14,14 +14,14 @@ from convexdistill.device import resolve_device
 from convexdistill.distill.assemble import check_positive, check_validation, distilled_set
 from convexdistill.distill.choose import choose_setting, settle
 from convexdistill.distill.crosscheck import cross_check
-from convexdistill.distill.forms import check_recipe, forms
+from convexdistill.distill.forms import augmentation_of, check_recipe, forms
 from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
 from convexdistill.distill.target_features import TargetFeatures, absolute
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.errors import UnknownNameError
 from convexdistill.features import ExtractorSpec, ModuleSpec, Shape
 from convexdistill.select import BaseExamples
-from convexdistill.training import Recipe
+from convexdistill.training import Recipe, seen_as, views
 
 PRIORS = ("zero", "teacher")
 # γ that is tried for each prior where none is given, the largest first: each solve starts from the one before.
@@ -40,6 +40,7 @@ def cross_entropy(
     prior: str | None = None,
     label_scale: float | None = None,
     recipe: Recipe | str | None = None,
+    augmentation: str = "none",
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     target_images: int | None = 20_000,
     preprocessing: Preprocessing | None = None,
@@ -76,6 +77,10 @@ def cross_entropy(
         label_scale: of the recipe; ``None`` chooses.
         recipe: ``"centred"`` (mean squared error on the logits), ``"paper"`` (soft cross-entropy on their
             softmax), or a :class:`convexdistill.training.Recipe`; ``None`` chooses.
+        augmentation: what is done to the base images while networks learn from them, a key of
+            :data:`convexdistill.training.AUGMENTATIONS`, part of every recipe but one that is given. The ridge
+            heads of the solve learn from the same views (:func:`convexdistill.training.views`); those of an image
+            share its label.
         network: what is trained from scratch to choose.
         target_images: a random part of the target of at most that size is looked at; ``None``: all of it.
         preprocessing: normalisation; default: fitted to ``target``.
@@ -84,9 +89,9 @@ def cross_entropy(
 
     Raises:
         ParameterRangeError: the pool is empty, or a number is not positive.
-        UnknownNameError: no such prior or recipe.
+        UnknownNameError: no such prior, recipe or augmentation.
         InvalidInputError: target or validation is a test split, or validation has other classes or another image
-            shape.
+            shape; the recipe has another augmentation.
         NotConvergedError: the labels may still be more than a relative 1e-6 off.
 
     Example:
@@ -97,7 +102,8 @@ def cross_entropy(
         >>> distilled.label_space, distilled.manifest["certificate"]["duality_gap"] < 1e-6
         ('logit', True)
     """
-    check_softmax_settings(lam, gamma, prior, recipe, label_scale, target_images)
+    check_softmax_settings(lam, gamma, prior, recipe, label_scale, target_images, augmentation)
+    augmentation = augmentation_of(recipe, augmentation)
     check_validation(validation, target.classes, target.shape)
     where = resolve_device(device)
     pool = TargetFeatures.given_or_of(
@@ -105,16 +111,18 @@ def cross_entropy(
     )
     preprocessing, part = pool.preprocessing, pool.target
     images = base.resized(target.shape).images
-    features = pool.base(images, where)
-    problem = SoftmaxProblem(pool.responses(features, lam), part.labels, part.num_classes)
-    teacher = pool.teacher(features)
+    shown = views(images, augmentation, seed)
+    features = pool.base(shown.flatten(0, 1), where)
+    problem = SoftmaxProblem(pool.responses(features, lam, len(shown)), part.labels, part.num_classes)
+    teacher = pool.teacher(features, len(shown))
     if prior is None and (gamma is not None or validation is None):
         prior = "zero"
     starts = {"zero": torch.zeros_like(teacher), "teacher": teacher}
     if gamma is None and validation is None:
         gamma = DEFAULT_GAMMA
     kinds = ("paper", "centred") if recipe is None else (recipe,)
-    ways = [form for kind in kinds for form in forms(kind, label_scale, "none", len(base), target.num_classes)]
+    sizes = len(base), target.num_classes
+    ways = [form for kind in kinds for form in forms(kind, label_scale, "none", *sizes, augmentation)]
     solves = {}
     for name in starts if prior is None else (prior,):
         labels = None
@@ -134,7 +142,7 @@ def cross_entropy(
         )
     setting, taken, tried = settle(solves, ways, judge, fixed=isinstance(recipe, Recipe))
     labels, certificate = solve_softmax(problem, setting.gamma, starts[setting.prior])
-    certificate["cross_check"] = cross_check(features[0], labels, absolute(lam, features[0]))
+    certificate["cross_check"] = cross_check(features[0], seen_as(labels, len(shown)), absolute(lam, features[0]))
     form, size = setting.form, _size(labels)
     facts = {
         "method": "cross-entropy",
@@ -171,12 +179,14 @@ def check_softmax_settings(
     recipe: Recipe | str | None = None,
     label_scale: float | None = None,
     target_images: int | None = None,
+    augmentation: str = "none",
 ) -> None:
     """Raise on a setting of :func:`cross_entropy` that can be known to be wrong without any data."""
     check_positive(lam=lam, gamma=gamma, label_scale=label_scale, target_images=target_images)
     if prior not in (None, *PRIORS):
         raise UnknownNameError(f"unknown prior {prior!r}; known for cross-entropy are {', '.join(PRIORS)}")
     check_recipe(recipe, "none")
+    augmentation_of(recipe, augmentation)
 
 
 def _size(labels: Tensor) -> float:

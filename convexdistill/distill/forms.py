@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
 from convexdistill.training import Recipe, training_steps
+from convexdistill.training.augmentation import check_augmentation
 
 RECIPES = ("centred", "paper")
 LABEL_SCALES = (4.0, 8.0)  # without a validation split the last is taken
@@ -50,7 +51,12 @@ class Form:
 
 
 def forms(
-    recipe: Recipe | str | None, label_scale: float | None, constraint: str, base_size: int, classes: int
+    recipe: Recipe | str | None,
+    label_scale: float | None,
+    constraint: str,
+    base_size: int,
+    classes: int,
+    augmentation: str = "none",
 ) -> list[Form]:
     """The forms to choose from.
 
@@ -61,6 +67,7 @@ def forms(
         constraint: of the solve.
         base_size: n.
         classes: C.
+        augmentation: of the recipes that are not given.
 
     Raises:
         UnknownNameError: no recipe of that name.
@@ -74,12 +81,30 @@ def forms(
         paper, label_scale = given.loss == "soft-cross-entropy", given.label_scale
     scales = LABEL_SCALES if label_scale is None else (label_scale,)
     if not paper:
-        return [Form(given or Recipe("mse", scale, steps)) for scale in scales]
-    loss = given or Recipe("soft-cross-entropy", steps=steps)
+        return [Form(given or Recipe("mse", scale, steps, augmentation=augmentation)) for scale in scales]
+    loss = given or Recipe("soft-cross-entropy", steps=steps, augmentation=augmentation)
     if constraint == "simplex":
         return [Form(loss, shift=1 / classes)]
     plain = Recipe(**{**loss.to_dict(), "label_scale": 1.0})
     return [Form(plain, logit_scale=scale) for scale in scales]
+
+
+def augmentation_of(recipe: Recipe | str | None, augmentation: str) -> str:
+    """What is done to base images in training: as a recipe that fixes everything says, else as it is given.
+
+    Raises:
+        UnknownNameError: no such augmentation.
+        InvalidInputError: recipe and argument differ.
+    """
+    check_augmentation(augmentation)
+    if not isinstance(recipe, Recipe):
+        return augmentation
+    if augmentation not in ("none", recipe.augmentation):
+        raise InvalidInputError(
+            f"the recipe trains with augmentation {recipe.augmentation!r}, not {augmentation!r}; say it in one "
+            "place"
+        )
+    return recipe.augmentation
 
 
 def check_recipe(recipe: Recipe | str | None, constraint: str) -> None:

@@ -25,6 +25,7 @@ from convexdistill import layers
 from convexdistill.features import extract
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
+from convexdistill.training import seen_as, view_mean, views
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class OuterTerm:
     """What one extractor contributes.
 
     Attributes:
-        features: Φ, ``(n, d+1)`` float64: base features scaled so that target features have mean squared
-            norm 1, and a column of ones.
+        features: Φ, ``(V·n, d+1)`` float64: base features scaled so that target features have mean squared
+            norm 1, and a column of ones; view by view.
         lam: λ of the ridge head, absolute.
         root: Q, ``(r, d+1)`` with r the rank of G.
         wanted: B, ``(r, C)``.
         constant: c, the loss that no head of this extractor can avoid.
+        views: V, how many rows share a label; see :func:`convexdistill.training.views`.
     """
 
     features: Tensor
@@ -45,6 +47,7 @@ class OuterTerm:
     root: Tensor
     wanted: Tensor
     constant: float
+    views: int = 1
 
     def to(self, device: torch.device) -> OuterTerm:
         """The same on a device."""
@@ -56,22 +59,27 @@ class OuterTerm:
 
         The ones are a feature like the others, penalised as in the paper (§RR, the bias column).
         """
-        return layers.ridge(self.features, labels, self.lam, backend=backend).weight
+        return layers.ridge(self.features, seen_as(labels, self.views), self.lam, backend=backend).weight
 
     def loss(self, head: Tensor) -> Tensor:
         """‖QW − B‖² + c: the mean squared loss of a head on the target set."""
         return (self.root @ head - self.wanted).square().sum() + self.constant
 
 
-def outer_terms(moments: Moments, base: BaseExamples, lam: float) -> list[OuterTerm]:
+def outer_terms(
+    moments: Moments, base: BaseExamples, lam: float, augmentation: str = "none", seed: int = 0
+) -> list[OuterTerm]:
     """One term for each extractor of the pool.
 
     Args:
         moments: of the target set.
         base: base examples; brought to the target's image shape.
         lam: λ relative to the mean diagonal of ΦΦᵀ.
+        augmentation: of the base images; see :func:`convexdistill.training.views`.
+        seed: of the views, where they are drawn.
     """
-    images = base.resized(moments.shape).images
+    shown = views(base.resized(moments.shape).images, augmentation, seed)
+    images = shown.flatten(0, 1)
     C = moments.num_classes
     terms = []
     for k, extractor in enumerate(moments.extractors):
@@ -80,7 +88,7 @@ def outer_terms(moments: Moments, base: BaseExamples, lam: float) -> list[OuterT
         features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1) * S
         mean_diagonal = features.square().sum(1).mean()
         constant = max(0.0, 1 - 1 / C - float(wanted.square().sum()))  # tr(TᵀT)/N = 1 − 1/C
-        terms.append(OuterTerm(features, lam * float(mean_diagonal), root, wanted, constant))
+        terms.append(OuterTerm(features, lam * float(mean_diagonal), root, wanted, constant, len(shown)))
     return terms
 
 
@@ -98,5 +106,5 @@ def teacher_scores(terms: Sequence[OuterTerm], lam: float = 1e-4) -> Tensor:
     for term in terms:
         mean_eigenvalue = float(term.root.square().sum()) / len(term.root)
         head = layers.ridge(term.root, term.wanted, lam * mean_eigenvalue).weight
-        scores.append(term.features @ head)
+        scores.append(view_mean(term.features @ head, term.views))
     return torch.stack(scores).mean(0)

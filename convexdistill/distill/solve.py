@@ -97,7 +97,13 @@ def _label_system(terms: Sequence[OuterTerm], device: torch.device | None) -> La
 
 
 def _response(term: OuterTerm) -> Tensor:
-    """Q M, ``(r, n)``: what labels do to the outer residual, from as few solves as there are rows or columns."""
+    """Q M, ``(r, n)``: what labels do to the outer residual; that of an image is the sum over its views."""
+    single = _view_response(term)
+    return single.reshape(len(single), term.views, -1).sum(1)
+
+
+def _view_response(term: OuterTerm) -> Tensor:
+    """Q M for labels of single views, ``(r, V·n)``, from as few solves as there are rows or columns."""
     n, r = len(term.features), len(term.root)
     if n <= r:
         # Q M = Q Φᵀ (ΦΦᵀ + λI)⁻¹: the dual coefficients of kernel ridge with labels ΦQᵀ, half the products that

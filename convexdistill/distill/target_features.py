@@ -20,6 +20,7 @@ from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
 from convexdistill.errors import InvalidInputError, ParameterRangeError
 from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, extract
 from convexdistill.seeds import generator
+from convexdistill.training import seen_as, view_mean
 
 # Weight decay of the full-data heads, relative, and their accuracy: scores to compare with need no more digits.
 TEACHER_GAMMA, TEACHER_TOLERANCE = 1e-3, 1e-4
@@ -136,22 +137,24 @@ class TargetFeatures:
             for extractor, scale in zip(self.extractors, self.scales, strict=True)
         ]
 
-    def responses(self, base: Sequence[Tensor], lam: float) -> list[Response]:
+    def responses(self, base: Sequence[Tensor], lam: float, views: int = 1) -> list[Response]:
         """The response of each extractor to labels of base images with these features.
 
         Args:
             base: see :meth:`base`.
             lam: λ relative to the mean diagonal of ΦΦᵀ.
+            views: how many rows share a label; see :func:`convexdistill.training.views`.
         """
         found = []
         for wide, features in zip(self.features, base, strict=True):
-            identity = torch.eye(len(features), dtype=torch.float64)
-            found.append(Response.of(wide, layers.ridge(features, identity, absolute(lam, features)).weight))
+            each = seen_as(torch.eye(len(features) // views, dtype=torch.float64), views)
+            found.append(Response.of(wide, layers.ridge(features, each, absolute(lam, features)).weight))
         return found
 
-    def teacher(self, base: Sequence[Tensor]) -> Tensor:
-        """Logits ``(n, C)`` of the full-data heads on base images, mean over the pool."""
-        return torch.stack([features @ head for features, head in zip(base, self.heads, strict=True)]).mean(0)
+    def teacher(self, base: Sequence[Tensor], views: int = 1) -> Tensor:
+        """Logits ``(n, C)`` of the full-data heads on base images, mean over the pool and the views."""
+        scores = [features @ head for features, head in zip(base, self.heads, strict=True)]
+        return view_mean(torch.stack(scores).mean(0), views)
 
 
 def absolute(lam: float, features: Tensor) -> float:

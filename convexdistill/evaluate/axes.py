@@ -11,7 +11,7 @@ from typing import TypeVar
 from convexdistill.distilled import DistilledSet
 from convexdistill.errors import InvalidInputError, ParameterRangeError, UnknownNameError
 from convexdistill.evaluate.cells import Cell, NetworkLike, network_name
-from convexdistill.evaluate.label_loss import LabelLoss
+from convexdistill.evaluate.label_loss import OWN, LabelLoss
 from convexdistill.features import NETWORKS
 from convexdistill.training import Recipe, find_optimizer
 from convexdistill.training.augmentation import check_augmentation
@@ -126,7 +126,8 @@ class Axes:
             baselines=wanted,
         )
         for name in axes.augmentations:
-            check_augmentation(name)
+            if name != OWN:
+                check_augmentation(name)
         for name in axes.orders:
             check_order(name)
         rest = (axes.rates, axes.steps, axes.losses, axes.augmentations, axes.orders)
@@ -144,11 +145,13 @@ class Axes:
         """Every combination but the steps, which one training has all of.
 
         Args:
-            recipe: that of the distilled set; ``"x3"`` is three times its learning rate.
+            recipe: that of the distilled set; ``"x3"`` is three times its learning rate, ``"own"`` its
+                augmentation.
         """
         found = []
+        augmentations = [recipe.augmentation if name == OWN else name for name in self.augmentations]
         for network, optimizer, rate, loss, augmentation, order in itertools.product(
-            self.networks, self.optimizers, self.rates, self.losses, self.augmentations, self.orders
+            self.networks, self.optimizers, self.rates, self.losses, augmentations, self.orders
         ):
             cell = Cell(network, optimizer, None, loss, augmentation, order)
             if rate != AUTO:

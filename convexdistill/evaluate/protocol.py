@@ -94,7 +94,7 @@ def matrix(
     learning_rates: Iterable[float | str] = ("auto",),
     steps: Iterable[int | str] = ("auto",),
     losses: Iterable[str] = ("own",),
-    augmentations: Iterable[str] = ("none",),
+    augmentations: Iterable[str] = ("own",),
     orders: Iterable[str] = ("shuffled",),
     repeats: int = 20,
     *,
@@ -126,7 +126,7 @@ def matrix(
         losses: ``"own"``: that of the file, and for one-hot labels the paper's; ``"soft-cross-entropy"``,
             ``"mse"``, ``"kl"`` or ``"kl:T"``: this one for all; see
             :mod:`convexdistill.evaluate.label_loss`.
-        augmentations: names (:data:`convexdistill.training.AUGMENTATIONS`).
+        augmentations: ``"own"``: that of the file; or names (:data:`convexdistill.training.AUGMENTATIONS`).
         orders: names (:data:`convexdistill.training.ORDERS`).
         repeats: trainings for each row and base set.
         baselines: names (:data:`convexdistill.evaluate.BASELINES`); default: the quick ones. ``"full-data"`` and

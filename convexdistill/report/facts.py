@@ -57,6 +57,9 @@ def torch_snippet(distilled: DistilledSet) -> str:
     loss = "mse_loss" if recipe.loss == "mse" else "cross_entropy"
     optimizer = find_optimizer(recipe.optimizer)[1]
     options = "".join(f", {name}={value!r}" for name, value in optimizer.options.items())
+    augmented = recipe.augmentation != "none"
+    augmenter = f'augment = cd.training.Augmenter("{recipe.augmentation}", seeds=[0])\n' if augmented else ""
+    augment = "    images = augment(images[:, None])[:, 0]\n" if augmented else ""
     scale = "soft labels" if recipe.label_scale == 1 else f"soft labels times {recipe.label_scale:g}"
     return f"""\
 from itertools import chain, islice, repeat
@@ -79,9 +82,9 @@ network = torch.nn.Sequential(  # or any network of yours with {len(distilled.cl
 network(pairs[:1][0])  # gives the lazy layers their sizes
 optimizer = torch.optim.{optimizer.kind.__name__}(network.parameters(), \
 lr={recipe.learning_rate:g}{options})
-
+{augmenter}
 for images, wanted in islice(chain.from_iterable(repeat(batches)), {recipe.steps}):
-    loss = torch.nn.functional.{loss}(network(images), wanted)
+{augment}    loss = torch.nn.functional.{loss}(network(images), wanted)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -108,6 +111,7 @@ def recipe_facts(distilled: DistilledSet) -> list[Fact]:
             f"{words.optimizer(recipe.optimizer)}, learning rate {words.number(recipe.learning_rate)}",
         ),
         Fact("steps", f"{recipe.steps:,}, each on {words.images(min(recipe.batch_size, len(distilled)))}"),
+        *([Fact("augmentation", recipe.augmentation)] if recipe.augmentation != "none" else []),
     ]
 
 

@@ -1,6 +1,6 @@
 """Training networks from scratch on a few labelled images."""
 
-from convexdistill.training.augmentation import AUGMENTATIONS
+from convexdistill.training.augmentation import AUGMENTATIONS, Augmenter
 from convexdistill.training.loop import train_together
 from convexdistill.training.optimizers import OPTIMIZERS, find_optimizer, optimizer_names
 from convexdistill.training.orders import ORDERS, minibatches
@@ -18,12 +18,14 @@ from convexdistill.training.trials import (
     training_steps,
     validation_part,
 )
+from convexdistill.training.views import seen_as, view_mean, views
 
 __all__ = [
     "AUGMENTATIONS",
     "LOSSES",
     "OPTIMIZERS",
     "ORDERS",
+    "Augmenter",
     "Candidate",
     "Course",
     "ReadyNetwork",
@@ -37,7 +39,10 @@ __all__ = [
     "optimizer_names",
     "predictions",
     "run_trials",
+    "seen_as",
     "train_together",
     "training_steps",
     "validation_part",
+    "view_mean",
+    "views",
 ]

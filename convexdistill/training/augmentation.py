@@ -33,6 +33,7 @@ class Augmentation:
 
 AUGMENTATIONS: dict[str, Augmentation | None] = {
     "none": None,
+    "mirror": Augmentation(flip=True),
     "shift": Augmentation(shift=0.1),
     "affine": Augmentation(turn=10, zoom=0.1, shift=0.1),  # for digits and letters, which may not be flipped
     "flip": Augmentation(shift=0.125, flip=True),  # as is usual for photographs of 32×32

@@ -9,6 +9,7 @@ import convexdistill as cd
 from convexdistill.distill.preview import SHORTLIST, shortlist
 from convexdistill.features import ExtractorSpec, ModuleSpec, extract
 from convexdistill.seeds import child_seed
+from convexdistill.training import views
 
 DIGITS = cd.data.load("digits")
 VALIDATION = cd.data.load("digits", split="validation")
@@ -25,8 +26,8 @@ SOLVES = {
 }
 
 
-def look(solves=SOLVES, pool=POOL):
-    return shortlist(solves, pool, BASE.images, FIT, VALIDATION, lam=1e-3, seed=3)
+def look(solves=SOLVES, pool=POOL, augmentation="none"):
+    return shortlist(solves, pool, views(BASE.images, augmentation), FIT, VALIDATION, lam=1e-3, seed=3)
 
 
 def test_the_best_are_kept_in_their_order():
@@ -37,16 +38,19 @@ def test_the_best_are_kept_in_their_order():
     assert [(one["prior"], one["gamma"]) for one in previewed] == list(SOLVES)
 
 
-def test_the_accuracies_are_those_of_ridge_heads_on_an_extractor_that_is_not_in_the_pool():
-    _, previewed = look()
+@pytest.mark.parametrize("augmentation", ["none", "mirror"])
+def test_the_accuracies_are_those_of_ridge_heads_on_an_extractor_that_is_not_in_the_pool(augmentation):
+    _, previewed = look(augmentation=augmentation)
+    shown = torch.cat([BASE.images, BASE.images.flip(-1)] if augmentation == "mirror" else [BASE.images])
     fresh = ExtractorSpec("convnet", child_seed(3, "not in the pool"), POOL[0].options)
     assert fresh not in POOL
-    base, seen = (extract(fresh.build(DIGITS.shape), data.images, FIT).numpy() for data in (BASE, VALIDATION))
+    base, seen = (extract(fresh.build(DIGITS.shape), images, FIT).numpy() for images in (shown, VALIDATION.images))
     scale = 1 / (seen**2).sum(1).mean() ** 0.5
     # A penalised intercept is a column of ones.
     wide = [torch.cat([torch.from_numpy(f * scale), torch.ones(len(f), 1)], 1).numpy() for f in (base, seen)]
     for (_, labels), one in zip(SOLVES.items(), previewed, strict=True):
-        model = Ridge(1e-3 * (wide[0] ** 2).sum(1).mean(), fit_intercept=False).fit(wide[0], labels.numpy())
+        said = labels.repeat(len(shown) // len(labels), 1).numpy()
+        model = Ridge(1e-3 * (wide[0] ** 2).sum(1).mean(), fit_intercept=False).fit(wide[0], said)
         right = (model.predict(wide[1]).argmax(1) == VALIDATION.labels.numpy()).mean()
         assert one["accuracy"] == pytest.approx(100 * right)
 

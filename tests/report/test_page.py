@@ -264,11 +264,12 @@ def test_bars_start_at_the_zero_line(make_set):
 
 
 @pytest.mark.parametrize(
-    ("space", "loss", "shape"),
-    [("centred", "mse", (1, 8, 8)), ("probability", "soft-cross-entropy", (3, 32, 32))],
+    ("space", "loss", "shape", "augmentation"),
+    [("centred", "mse", (1, 8, 8), "none"), ("probability", "soft-cross-entropy", (3, 32, 32), "mirror")],
 )
-def test_snippets_run_as_printed(make_set, tmp_path, monkeypatch, space, loss, shape):
-    recipe = Recipe(loss, label_scale=8.0 if loss == "mse" else 1.0, steps=3, batch_size=5, optimizer="sgd")
+def test_snippets_run_as_printed(make_set, tmp_path, monkeypatch, space, loss, shape, augmentation):
+    scale = 8.0 if loss == "mse" else 1.0
+    recipe = Recipe(loss, scale, steps=3, batch_size=5, optimizer="sgd", augmentation=augmentation)
     distilled = make_set(space=space, shape=shape, recipe=recipe)
     distilled.save(tmp_path / "distilled.safetensors")
     html = render_report(distilled, None)
@@ -280,6 +281,7 @@ def test_snippets_run_as_printed(make_set, tmp_path, monkeypatch, space, loss, s
         exec(snippet, names)
         assert names["predicted"].shape == (12,)
     assert ("mse_loss" if loss == "mse" else "cross_entropy") in snippets[1]
+    assert ("augment" in snippets[1]) == (augmentation != "none") == (">mirror<" in html)
 
 
 def test_provenance_tells_everything(html):
