@@ -40,10 +40,13 @@ SIZES = (10, 100, 500, 50, 20, 200)
 WAYS = {10: ("unrolled",), 100: ("alternate",), 500: ("few", "alternate")}
 
 # Networks on chosen base examples of CIFAR-10, rows, sizes, and what else is done. Which of them is the best,
-# nobody knows beforehand: leads.py looks at them with 100 examples of one base set, and there whitening and wide
-# extractors help.
+# nobody knows beforehand: leads.py looks at them with 100 examples of one base set, and there whitening, wide
+# extractors and mirrored base images help.
 WHITE: dict[str, Any] = {"zca": 0.1, "extractor": "convnet-128", "pool": 3, "chooser": "convnet-32-none"}
+MIRROR: dict[str, Any] = {**WHITE, "augmentation": "mirror"}
 CIFAR10: tuple[tuple[str, str, tuple[int, ...], dict[str, Any]], ...] = (
+    ("convnet-64-none", "alternate", (100,), MIRROR),
+    ("convnet-64-none", "few", (500,), MIRROR),
     ("convnet-32-none", "alternate", (100,), WHITE),
     ("convnet-64-none", "few", (500,), WHITE),
     ("convnet-64-none", "few", (10, 100, 500), {}),

@@ -8,6 +8,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "experime
 import pytest
 
 import convexdistill as cd
+from convexdistill.distill import forms
+from convexdistill.evaluate import cells
+from convexdistill.training import training_steps, trials
+
+
+@pytest.fixture(autouse=True)
+def short_trainings(monkeypatch):
+    """Trainings of a quarter of their steps: what records and pages hold does not depend on how long they were."""
+    for module in (trials, forms, cells):
+        monkeypatch.setattr(module, "training_steps", lambda size: [step // 4 for step in training_steps(size)])
 
 
 @pytest.fixture
