@@ -253,11 +253,7 @@ def candidates_of(setting: Setting, data_root: str | None) -> tuple[Tensor, list
 
 def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str, Any]) -> DistilledSet:
     """Labels that go on from the convex solve with these settings, for the network that is trained."""
-    more: dict[str, Any] = {}
-    if setting.rows == "alternate":
-        more["augmentation"] = setting.augmentation
-    elif setting.network != "lenet":
-        more |= DEARER
+    dearer = DEARER if setting.rows == "unrolled" and setting.network != "lenet" else {}
     return cd.distill.METHODS[setting.rows](
         known.features,
         known.part,
@@ -269,7 +265,8 @@ def further(setting: Setting, known: Target, base: BaseExamples, taken: dict[str
         recipe="centred",
         network=network_of(setting.network),
         seed=setting.seed,
-        **FURTHER[setting.rows] | more,
+        augmentation=setting.augmentation,
+        **FURTHER[setting.rows] | dearer,
     )
 
 

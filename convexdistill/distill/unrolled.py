@@ -23,7 +23,7 @@ from convexdistill.errors import InvalidInputError, NotConvergedError, Parameter
 from convexdistill.features import ExtractorSpec, ModuleSpec, Shape
 from convexdistill.seeds import child_seed, generator
 from convexdistill.select import BaseExamples
-from convexdistill.training import LOSSES, Recipe, minibatches
+from convexdistill.training import LOSSES, Augmenter, Recipe, minibatches
 from convexdistill.training.side_by_side import cohorts
 from convexdistill.training.unroll import logits, unroll
 
@@ -46,6 +46,7 @@ def unrolled(
     prior: str | None = None,
     label_scale: float | None = None,
     recipe: Recipe | str | None = None,
+    augmentation: str = "none",
     network: str | Callable[[Shape, int], nn.Module] = "lenet",
     target_images: int | None = 20_000,
     preprocessing: Preprocessing | None = None,
@@ -87,6 +88,7 @@ def unrolled(
         prior: likewise.
         label_scale: likewise.
         recipe: likewise; its optimiser must be Adam.
+        augmentation: likewise; the trainings that labels are learned through have it, too.
         network: what is trained, to learn labels and to choose. Normalisation layers use batch statistics
             throughout.
         target_images: how many of the target's images the convex solve looks at.
@@ -119,6 +121,7 @@ def unrolled(
         recipe,
         label_scale,
         target_images,
+        augmentation,
         iterations=iterations,
         steps=steps,
         count=count,
@@ -132,6 +135,7 @@ def unrolled(
         "prior": prior,
         "label_scale": label_scale,
         "recipe": recipe,
+        "augmentation": augmentation,
         "network": network,
         "target_images": target_images,
         "preprocessing": preprocessing,
@@ -152,7 +156,8 @@ def unrolled(
         for members, joint in cohorts([build(one) for one in seeds], target.shape):
             orders = torch.stack([minibatches(len(base), size, steps, seeds[k]) for k in members], 1)
             joint.to(where).train()
-            weights = unroll(joint, images, targets_of(free, loss), orders.to(where), LOSSES[loss], rate)
+            augment = Augmenter(first.recipe.augmentation, [seeds[k] for k in members])
+            weights = unroll(joint, images, targets_of(free, loss), orders.to(where), LOSSES[loss], rate, augment)
             found = logits(joint, weights, shown)
             value = cross_entropy_loss(found.flatten(0, 1), truth.repeat(len(members))) * len(members) / count
             value.backward(inputs=[free])
@@ -259,6 +264,7 @@ def check_unrolled_settings(
     recipe: Recipe | str | None = None,
     label_scale: float | None = None,
     target_images: int | None = None,
+    augmentation: str = "none",
     **numbers: int,
 ) -> None:
     """Raise on a setting of :func:`unrolled` that can be known to be wrong without any data.
@@ -267,12 +273,12 @@ def check_unrolled_settings(
         ParameterRangeError: a number outside its range.
         InvalidInputError: a recipe whose training has no derivative here.
     """
-    check_softmax_settings(lam, gamma, prior, recipe, label_scale, target_images)
+    check_softmax_settings(lam, gamma, prior, recipe, label_scale, target_images, augmentation)
     for name, number in numbers.items():
         if type(number) is not int or number < 1:
             raise ParameterRangeError(f"{name} must be a whole number of at least 1, found {number!r}")
     if isinstance(recipe, Recipe):
-        wanted = {"optimizer": "adam", "augmentation": "none", "order": "shuffled"}
+        wanted = {"optimizer": "adam", "order": "shuffled"}
         for name, value in wanted.items():
             if getattr(recipe, name) != value:
                 raise InvalidInputError(

@@ -31,6 +31,7 @@ def unroll(
     orders: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     learning_rate: float,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Weights:
     """The weights of K networks after a training by Adam, as a function of the targets.
 
@@ -41,6 +42,8 @@ def unroll(
         orders: ``(T, K, batch)`` int64: which images each network sees in each step.
         loss: of logits and targets, both ``(K, batch, C)``, to ``(K,)``.
         learning_rate: η.
+        augment: what is done to the minibatches, ``(batch, K, c, h, w)``, of each step; an
+            :class:`convexdistill.training.Augmenter`.
 
     Returns:
         The weights of the joint network, by name; :func:`logits` runs it with them.
@@ -62,7 +65,8 @@ def unroll(
     means = {name: torch.zeros_like(value) for name, value in weights.items()}
     squares = dict(means)
     for step, order in enumerate(orders, 1):
-        found = functional_call(joint, weights, (images[order.T],))
+        shown = images[order.T] if augment is None else augment(images[order.T])
+        found = functional_call(joint, weights, (shown,))
         # Summed over members: a member's gradient is that of its own loss alone.
         gradients = torch.autograd.grad(
             loss(found, targets[order]).sum(), tuple(weights.values()), create_graph=True

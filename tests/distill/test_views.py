@@ -114,14 +114,27 @@ def test_teacher_labels_are_means_over_the_views():
     torch.testing.assert_close(plain / plain.norm(), (scores[0] / scores[0].norm()).float(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["closed-form", "cross-entropy", "alternate"])
-@pytest.mark.parametrize("recipe", ["centred", "paper"])
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [("closed-form", "centred"), ("cross-entropy", "paper"), ("alternate", "centred"), ("unrolled", "paper")],
+)
 def test_the_recipe_of_the_set_says_what_is_done(method, recipe):
-    options = {"gamma": 0.1, "prior": "zero", "label_scale": 4.0, "recipe": recipe, "augmentation": "mirror"}
+    options: dict[str, object] = {
+        "gamma": 0.1,
+        "prior": "zero",
+        "label_scale": 4.0,
+        "recipe": recipe,
+        "augmentation": "mirror",
+    }
     if method == "closed-form":
         found = cd.distill.closed_form(MOMENTS, BASE, VALIDATION, **options)
     elif method == "cross-entropy":
         found = cd.distill.cross_entropy(POOL, DIGITS, BASE, VALIDATION, **options)
+    elif method == "unrolled":
+        options |= {"iterations": 1, "steps": 2, "count": 1}
+        found = cd.distill.unrolled(POOL, DIGITS, BASE, **options)
+        plain = cd.distill.unrolled(POOL, DIGITS, BASE, **options | {"augmentation": "none"})
+        assert found.manifest["outer_losses"] != plain.manifest["outer_losses"]
     else:
         found = cd.distill.alternate(POOL, DIGITS, BASE, VALIDATION, rounds=1, count=1, **options)
         for record in found.manifest["extractors"][len(POOL) :]:

@@ -101,7 +101,7 @@ def test_a_manifest_holds_no_setting_that_older_programs_do_not_know_unless_it_i
         ({"loss": "hinge"}, UnknownNameError, "unknown loss 'hinge'; known are soft-cross-entropy, mse, kl"),
         ({"optimizer": "lion"}, UnknownNameError, "unknown optimizer 'lion'; known are adam, adamw, sgd"),
         ({"order": "random"}, UnknownNameError, "unknown order 'random'; known are shuffled, fixed"),
-        ({"augmentation": "mixup"}, UnknownNameError, "unknown augmentation 'mixup'; known are none, shift"),
+        ({"augmentation": "mixup"}, UnknownNameError, "unknown augmentation 'mixup'; known are none, mirror"),
         ({"temperature": 0.0}, ParameterRangeError, "temperature must be positive"),
         ({"steps": 0}, ParameterRangeError, "found 0 and 50"),
         ({"batch_size": 0}, ParameterRangeError, "found 300 and 0"),

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from convexdistill.distilled import fresh_network
-from convexdistill.training import LOSSES, Recipe, minibatches, train_together
+from convexdistill.training import LOSSES, Augmenter, Recipe, minibatches, train_together
 from convexdistill.training.side_by_side import SideBySide
 from convexdistill.training.unroll import logits, unroll
 
@@ -32,15 +32,23 @@ def orders(steps: int, batch: int) -> torch.Tensor:
     return torch.stack([minibatches(len(IMAGES), batch, steps, seed) for seed in SEEDS], 1)
 
 
-@pytest.mark.parametrize("loss", ["mse", "soft-cross-entropy"])
-@pytest.mark.parametrize("network", ["lenet", "convnet"])
-def test_the_same_weights_as_an_ordinary_training(network, loss):
+@pytest.mark.parametrize(
+    ("network", "loss", "augmentation"),
+    [
+        ("lenet", "mse", "shift"),
+        ("convnet", "mse", "none"),
+        ("lenet", "soft-cross-entropy", "none"),
+        ("convnet", "soft-cross-entropy", "mirror"),
+    ],
+)
+def test_the_same_weights_as_an_ordinary_training(network, loss, augmentation):
     networks = [fresh_network(network, SHAPE, CLASSES, seed) for seed in SEEDS]
     joint = SideBySide(networks, SHAPE)
     joint.train()
-    recipe = Recipe(loss, steps=7, batch_size=4)
+    recipe = Recipe(loss, steps=7, batch_size=4, augmentation=augmentation)
     targets = TARGETS * SCALE if loss == "mse" else TARGETS
-    weights = unroll(joint, IMAGES, targets, orders(7, 4), LOSSES[loss], recipe.learning_rate)
+    augment = Augmenter(augmentation, SEEDS)
+    weights = unroll(joint, IMAGES, targets, orders(7, 4), LOSSES[loss], recipe.learning_rate, augment)
     untrained = logits(joint, dict(joint.named_parameters()), IMAGES)
     train_together(networks, IMAGES, targets.expand(2, -1, -1), [recipe] * 2, SEEDS, steps=7)
     found = logits(joint, weights, IMAGES)
