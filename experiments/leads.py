@@ -47,6 +47,7 @@ class Setting:
             bodies of ConvNets at several moments of a training on the whole target, whose channels are normalised
             there; ``"both"``: random and trained.
         augmentation: of the base images while networks learn.
+        foreseen: whether the solve reckons with the augmentation.
         zca: its regularisation; ``None``: channels are normalised only.
         whole: ZCA takes the whole covariance of the pixels, not one frequency at a time.
         learning_rate: of Adam, while networks learn.
@@ -60,6 +61,7 @@ class Setting:
     network: str
     extractors: str = "random"
     augmentation: str = "none"
+    foreseen: bool = False
     zca: float | None = None
     whole: bool = False
     learning_rate: float = 1e-3
@@ -82,6 +84,9 @@ FULL = [
     CIFAR10("convnet-32-none", zca=0.1, learning_rate=3e-3),
     CIFAR10("convnet-32-none", zca=0.1, target_images=40_000),
     CIFAR10("convnet-32-none", zca=0.1, extractors="wide"),
+    CIFAR10("convnet-32-none", zca=0.1, extractors="wide", augmentation="mirror"),
+    CIFAR10("convnet-32-none", zca=0.1, extractors="wide", augmentation="mirror", foreseen=True),
+    CIFAR10("convnet-64-none", zca=0.1, extractors="wide", augmentation="mirror", foreseen=True),
     CIFAR10("convnet-64-none", zca=0.1),
     CIFAR10("lenet"),
     CIFAR10("lenet", zca=0.1),
@@ -136,7 +141,15 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
     features = TargetFeatures.of(pool_of(setting, train, data_root), part, target_images=None, preprocessing=seen)
     chosen_by = selection_features(setting.target, data_root)
     base = cd.select.choose(train, setting.size, method="kmeans", seed=setting.seed, features=chosen_by)
-    solved = cd.distill.cross_entropy(features, part, base, gamma=GAMMA, prior="zero", recipe="centred")
+    solved = cd.distill.cross_entropy(
+        features,
+        part,
+        base,
+        gamma=GAMMA,
+        prior="zero",
+        recipe="centred",
+        augmentation=setting.augmentation if setting.foreseen else "none",
+    )
     hot = one_hot(base.labels, train.num_classes).float() - 1 / train.num_classes
     recipe = Recipe("mse", SCALE, augmentation=setting.augmentation, learning_rate=setting.learning_rate)
     found = run_trials(
@@ -163,7 +176,10 @@ def words(setting: dict[str, Any]) -> str:
     """What a setting changes."""
     changes = [f"{setting['extractors']} extractors"] if setting["extractors"] != "random" else []
     if setting["augmentation"] != "none":
-        changes.append(f"augmentation: {setting['augmentation']}")
+        known = (
+            ", which the solve reckons with" if setting.get("foreseen") else ""
+        )  # older records have no such field
+        changes.append(f"augmentation: {setting['augmentation']}{known}")
     if setting["zca"] is not None:
         changes.append(f"ZCA{' of the whole covariance' if setting['whole'] else ''}, {setting['zca']:g}")
     if setting["learning_rate"] != Setting.learning_rate:

@@ -47,6 +47,7 @@ MIRROR: dict[str, Any] = {**WHITE, "augmentation": "mirror"}
 CIFAR10: tuple[tuple[str, str, tuple[int, ...], dict[str, Any]], ...] = (
     ("convnet-64-none", "alternate", (100,), MIRROR),
     ("convnet-64-none", "few", (500,), MIRROR),
+    ("convnet-32-none", "unrolled", (10,), MIRROR),
     ("convnet-32-none", "alternate", (100,), WHITE),
     ("convnet-64-none", "few", (500,), WHITE),
     ("convnet-64-none", "few", (10, 100, 500), {}),

@@ -106,7 +106,15 @@ def test_moments_bring_their_own_zca(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"backend": "foo"}, {"prior": "foo"}, {"lam": -1.0}, {"networks": ("foo",)}, {"zca": 0.0}]
+    "wrong",
+    [
+        {"backend": "foo"},
+        {"prior": "foo"},
+        {"lam": -1.0},
+        {"networks": ("foo",)},
+        {"zca": 0.0},
+        {"augmentation": "foo"},
+    ],
 )
 def test_wrong_settings_are_known_before_any_data_is_read(wrong, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(job, "load", lambda *_, **__: pytest.fail("data was read"))

@@ -39,7 +39,8 @@ def test_what_is_changed_changes_the_measurement_and_has_a_line_of_the_page(monk
         "ZCA, 0.1": replace(first, zca=0.1),
         "ZCA of the whole covariance, 0.1": replace(first, zca=0.1, whole=True),
         "learning rate 0.01": replace(first, learning_rate=0.01),
-        "augmentation: shift": replace(first, augmentation="shift"),
+        "augmentation: mirror": replace(first, augmentation="mirror"),
+        "augmentation: mirror, which the solve reckons with": replace(first, augmentation="mirror", foreseen=True),
         "500 target images": replace(first, target_images=500),
     }
     records = [{"setting": vars(s), "result": leads.measure(s, None)} for s in changed.values()]
