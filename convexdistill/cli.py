@@ -98,8 +98,10 @@ def distill(
     augmentation: Annotated[
         str,
         typer.Option(
-            help="What is done to base images in training, which the solve then reckons with: "
-            f"{', '.join(AUGMENTATIONS)}. mirror is for photographs."
+            help=f"What is done to base images in training: {', '.join(AUGMENTATIONS)}; the solve "
+            "reckons with it. "
+            "mirror: left and right exchanged, for photographs; flip: mirrored and shifted; affine: turned, "
+            "zoomed, shifted."
         ),
     ] = "none",
     label_scale: Annotated[

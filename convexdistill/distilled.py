@@ -169,7 +169,8 @@ class DistilledSet:
         """``(image, wanted)`` pairs as the recipe's loss takes them.
 
         Images are normalised float32 ``(c, h, w)``, ``wanted`` is the soft label times the recipe's label
-        scale.
+        scale. The recipe's augmentation, if it has one, is left to the loop
+        (:class:`convexdistill.training.Augmenter`).
         """
         return TensorDataset(self.preprocessing(self.images), self.labels * self.recipe.label_scale)
 
@@ -187,7 +188,7 @@ class DistilledSet:
         Args:
             network: a name (:data:`convexdistill.features.NETWORKS`) or a function of
                 ``(shape, num_classes)`` that returns a fresh ``nn.Module``.
-            seed: of the initial weights and of the order of minibatches.
+            seed: of the initial weights, of the order of minibatches, and of what augments them.
             recipe: default: the one in the file.
             device: where to train.
             options: parameters of a network given by name.

@@ -44,11 +44,13 @@ def evaluate(
             "at temperature T."
         ),
     ] = "own",
-    augment: Annotated[
+    augmentations: Annotated[
         str,
         typer.Option(
+            "--augmentations",
+            "--augment",
             help="What is done to base images in training, by commas: own (as the file says), "
-            f"{', '.join(AUGMENTATIONS)}."
+            f"{', '.join(AUGMENTATIONS)}.",
         ),
     ] = "own",
     orders: Annotated[str, typer.Option(help=f"Orders of examples, by commas: {', '.join(ORDERS)}.")] = "shuffled",
@@ -102,7 +104,7 @@ def evaluate(
         names(learning_rates),
         names(steps),
         names(losses),
-        names(augment),
+        names(augmentations),
         names(orders),
         repeats,
         baselines=evaluation.wanted_baselines(None if baselines is None else names(baselines), slow),

@@ -136,11 +136,13 @@ def _cross_check_lines(certificate: Mapping[str, Any]) -> list[str]:
         return []  # not every method ends with one ridge head
     check = certificate["cross_check"]
     if check is None:
-        return ["final ridge head: too large to solve through cvxpylayers as well (n·d above 20,000)"]
+        return [
+            "final ridge head: too large to solve through cvxpylayers as well (Φ has more than 20,000 entries)"
+        ]
     if "error" in check:
         return [f"final ridge head: cvxpylayers did not solve it ({check['error']})"]
     return [
-        f"final ridge head: n={check['n']}, d={check['d']}, torch and cvxpylayers differ by "
+        f"final ridge head: Φ of {check['n']} × {check['d']}, torch and cvxpylayers differ by "
         f"{check['relative_difference']:.1e}; {1000 * check['torch_seconds']:.1f} ms and "
         f"{1000 * check['cvxpylayers_seconds']:.1f} ms"
     ]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from _learned_labels import network_of, part_of, selection_features
-from _records import Experiment, Record, markdown_table, run
+from _records import Experiment, Record, defaults, markdown_table, run
 from _whole_zca import whole_zca
 from torch.nn.functional import one_hot
 
@@ -174,11 +174,10 @@ def measure(setting: Setting, data_root: str | None) -> dict[str, Any]:
 
 def words(setting: dict[str, Any]) -> str:
     """What a setting changes."""
+    setting = defaults(Setting) | setting  # records that are older have not all of it
     changes = [f"{setting['extractors']} extractors"] if setting["extractors"] != "random" else []
     if setting["augmentation"] != "none":
-        known = (
-            ", which the solve reckons with" if setting.get("foreseen") else ""
-        )  # older records have no such field
+        known = ", which the solve reckons with" if setting["foreseen"] else ""
         changes.append(f"augmentation: {setting['augmentation']}{known}")
     if setting["zca"] is not None:
         changes.append(f"ZCA{' of the whole covariance' if setting['whole'] else ''}, {setting['zca']:g}")

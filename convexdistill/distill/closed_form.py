@@ -19,12 +19,13 @@ from convexdistill.distill.forms import augmentation_of, check_recipe, forms
 from convexdistill.distill.outer import outer_terms, teacher_scores
 from convexdistill.distill.preview import shortlist
 from convexdistill.distill.solve import descend_labels, label_system
+from convexdistill.distill.views import views
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.errors import InvalidInputError, UnknownNameError, UnsupportedError
 from convexdistill.features import Shape
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
-from convexdistill.training import Recipe, seen_as, views
+from convexdistill.training import Recipe
 
 BACKENDS = ("auto", "torch", "cvxpylayers")
 PRIORS = ("zero", "one-hot", "teacher")
@@ -84,12 +85,12 @@ def closed_form(
             ``None``: paper under ``constraint="simplex"``, else centred.
         augmentation: what is done to the base images while networks learn from them, a key of
             :data:`convexdistill.training.AUGMENTATIONS`, part of every recipe but one that is given. The ridge
-            heads of the solve learn from the same views (:func:`convexdistill.training.views`); those of an image
-            share its label.
+            heads of the solve learn from the same views (:mod:`convexdistill.distill.views`), which share the
+            label of their image. Beside a recipe that is given ``"none"`` means: as that says.
         network: what is trained from scratch to choose.
         backend: ``"auto"`` and ``"torch"`` solve in closed form; ``"cvxpylayers"`` (small base sets) descends
             the labels by gradients through the cvxpylayers ridge layer, to the same labels.
-        seed: of the trainings that choose.
+        seed: of views that are drawn, and of the trainings that choose.
         device: where networks are trained and, on CUDA, labels without a constraint are solved for.
 
     Raises:
@@ -114,12 +115,13 @@ def closed_form(
     augmentation = augmentation_of(recipe, augmentation)
     check_validation(validation, moments.target["classes"], moments.shape)
     images = base.resized(moments.shape).images
-    terms = outer_terms(moments, base, lam, augmentation, seed)
+    shown = views(moments.preprocessing(images), augmentation, seed)
+    terms = outer_terms(moments, base, lam, shown)
     if backend == "cvxpylayers" and terms[0].features.numel() > LARGEST:
         raise UnsupportedError(
             f"backend 'cvxpylayers' descends the labels of small base sets only: Φ has "
             f"{terms[0].features.numel():,} entries, more than {LARGEST:,}; take backend='torch', or fewer base "
-            "examples"
+            "examples or views of them"
         )
     where = resolve_device(device)
     # MPS has no float64, and only the plain solve knows devices.
@@ -141,7 +143,6 @@ def closed_form(
     judge = None
     previewed: list[dict[str, float | str]] = []
     if validation is not None:
-        shown = views(images, augmentation, seed)
         solves, previewed = shortlist(
             solves, moments.pool, shown, moments.preprocessing, validation, lam=lam, seed=seed
         )
@@ -160,7 +161,7 @@ def closed_form(
         labels, certificate = descend_labels(terms, setting.gamma, start, backend=backend)
     else:
         labels, certificate = solve_constrained(system, setting.gamma, start, constraint, bounds)
-    certificate["cross_check"] = cross_check(terms[0].features, seen_as(labels, terms[0].views), terms[0].lam)
+    certificate["cross_check"] = cross_check(terms[0].features, labels, terms[0].lam, len(shown))
     facts = {
         "method": "closed-form",
         "backend": "torch" if backend == "auto" else backend,

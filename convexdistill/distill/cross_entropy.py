@@ -16,12 +16,13 @@ from convexdistill.distill.choose import choose_setting, settle
 from convexdistill.distill.crosscheck import cross_check
 from convexdistill.distill.forms import augmentation_of, check_recipe, forms
 from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
-from convexdistill.distill.target_features import TargetFeatures, absolute
+from convexdistill.distill.target_features import TargetFeatures
+from convexdistill.distill.views import absolute, views
 from convexdistill.distilled import DistilledSet, fresh_network
 from convexdistill.errors import UnknownNameError
 from convexdistill.features import ExtractorSpec, ModuleSpec, Shape
 from convexdistill.select import BaseExamples
-from convexdistill.training import Recipe, seen_as, views
+from convexdistill.training import Recipe
 
 PRIORS = ("zero", "teacher")
 # γ that is tried for each prior where none is given, the largest first: each solve starts from the one before.
@@ -79,12 +80,12 @@ def cross_entropy(
             softmax), or a :class:`convexdistill.training.Recipe`; ``None`` chooses.
         augmentation: what is done to the base images while networks learn from them, a key of
             :data:`convexdistill.training.AUGMENTATIONS`, part of every recipe but one that is given. The ridge
-            heads of the solve learn from the same views (:func:`convexdistill.training.views`); those of an image
-            share its label.
+            heads of the solve learn from the same views (:mod:`convexdistill.distill.views`), which share the
+            label of their image. Beside a recipe that is given ``"none"`` means: as that says.
         network: what is trained from scratch to choose.
         target_images: a random part of the target of at most that size is looked at; ``None``: all of it.
         preprocessing: normalisation; default: fitted to ``target``.
-        seed: of the part of the target, and of the trainings that choose.
+        seed: of the part of the target, of views that are drawn, and of the trainings that choose.
         device: where features are computed and networks are trained.
 
     Raises:
@@ -111,7 +112,7 @@ def cross_entropy(
     )
     preprocessing, part = pool.preprocessing, pool.target
     images = base.resized(target.shape).images
-    shown = views(images, augmentation, seed)
+    shown = views(preprocessing(images), augmentation, seed)
     features = pool.base(shown.flatten(0, 1), where)
     problem = SoftmaxProblem(pool.responses(features, lam, len(shown)), part.labels, part.num_classes)
     teacher = pool.teacher(features, len(shown))
@@ -142,7 +143,8 @@ def cross_entropy(
         )
     setting, taken, tried = settle(solves, ways, judge, fixed=isinstance(recipe, Recipe))
     labels, certificate = solve_softmax(problem, setting.gamma, starts[setting.prior])
-    certificate["cross_check"] = cross_check(features[0], seen_as(labels, len(shown)), absolute(lam, features[0]))
+    lam_of_first = absolute(lam, features[0], len(shown))
+    certificate["cross_check"] = cross_check(features[0], labels, lam_of_first, len(shown))
     form, size = setting.form, _size(labels)
     facts = {
         "method": "cross-entropy",

@@ -8,27 +8,31 @@ from typing import Any
 from torch import Tensor
 
 from convexdistill import layers
+from convexdistill.distill.views import each_view
 from convexdistill.errors import BackendUnavailableError, SolveError
 
 # Above this many entries of Φ a conic solver takes minutes.
 LARGEST = 20_000
 
 
-def cross_check(features: Tensor, labels: Tensor, lam: float) -> dict[str, Any] | None:
+def cross_check(features: Tensor, labels: Tensor, lam: float, views: int = 1) -> dict[str, Any] | None:
     """Solve the ridge head of ``labels`` with ``torch`` and with ``cvxpylayers`` and compare.
 
     Args:
-        features: ``(n, d+1)`` float64, base features of an extractor with the column of ones.
+        features: ``(V·n, d+1)`` float64, base features of an extractor with the column of ones.
         labels: ``(n, C)``, the learned labels.
         lam: λ, absolute.
+        views: V, how many rows share a label.
 
     Returns:
-        ``n``, ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``, ``cvxpylayers_setup_seconds``
-        (the first solve, which compiles) and ``cvxpylayers_seconds`` (the second); ``None`` where the problem
-        is larger than :data:`LARGEST` entries. ``error`` alone, where cvxpylayers did not solve it.
+        ``n`` (the rows of Φ), ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``,
+        ``cvxpylayers_setup_seconds`` (the first solve, which compiles) and ``cvxpylayers_seconds`` (the second);
+        ``None`` where the problem is larger than :data:`LARGEST` entries. ``error`` alone, where cvxpylayers did
+        not solve it.
     """
     if features.numel() > LARGEST:
         return None
+    labels = each_view(labels, views)
 
     def timed(backend: str) -> tuple[Tensor, float]:
         start = time.perf_counter()

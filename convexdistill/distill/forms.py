@@ -101,8 +101,8 @@ def augmentation_of(recipe: Recipe | str | None, augmentation: str) -> str:
         return augmentation
     if augmentation not in ("none", recipe.augmentation):
         raise InvalidInputError(
-            f"the recipe trains with augmentation {recipe.augmentation!r}, not {augmentation!r}; say it in one "
-            "place"
+            f"the recipe that is given trains with augmentation {recipe.augmentation!r}, not {augmentation!r}; "
+            f"give Recipe(..., augmentation={augmentation!r}), or a recipe by its name"
         )
     return recipe.augmentation
 

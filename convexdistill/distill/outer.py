@@ -1,7 +1,8 @@
 """The outer problem of label distillation, made small: targets enter through square roots of the moments.
 
 For one extractor, with base features Φ (n×(d+1), scaled, last column ones) and moments G = Φ_TᵀΦ_T,
-R = Φ_TᵀT (centred), the ridge head of the soft labels Y is W(Y) = M Y and its loss on the target set is::
+R = Φ_TᵀT (centred), the ridge head of the soft labels Y is W(Y) = M Y (where base images are augmented, from all
+their views: :mod:`convexdistill.distill.views`) and its loss on the target set is::
 
     L(Y) = ‖Φ_T W(Y) − T‖² / N
 
@@ -22,10 +23,10 @@ import torch
 from torch import Tensor
 
 from convexdistill import layers
+from convexdistill.distill.views import absolute, each_view, mean_over_views, views
 from convexdistill.features import extract
 from convexdistill.moments import Moments
 from convexdistill.select import BaseExamples
-from convexdistill.training import seen_as, view_mean, views
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class OuterTerm:
     Attributes:
         features: Φ, ``(V·n, d+1)`` float64: base features scaled so that target features have mean squared
             norm 1, and a column of ones; view by view.
-        lam: λ of the ridge head, absolute.
+        lam: λ of the ridge head, absolute, with all views.
         root: Q, ``(r, d+1)`` with r the rank of G.
         wanted: B, ``(r, C)``.
         constant: c, the loss that no head of this extractor can avoid.
-        views: V, how many rows share a label; see :func:`convexdistill.training.views`.
+        views: V, how many rows share a label; see :mod:`convexdistill.distill.views`.
     """
 
     features: Tensor
@@ -59,36 +60,32 @@ class OuterTerm:
 
         The ones are a feature like the others, penalised as in the paper (§RR, the bias column).
         """
-        return layers.ridge(self.features, seen_as(labels, self.views), self.lam, backend=backend).weight
+        return layers.ridge(self.features, each_view(labels, self.views), self.lam, backend=backend).weight
 
     def loss(self, head: Tensor) -> Tensor:
         """‖QW − B‖² + c: the mean squared loss of a head on the target set."""
         return (self.root @ head - self.wanted).square().sum() + self.constant
 
 
-def outer_terms(
-    moments: Moments, base: BaseExamples, lam: float, augmentation: str = "none", seed: int = 0
-) -> list[OuterTerm]:
+def outer_terms(moments: Moments, base: BaseExamples, lam: float, shown: Tensor | None = None) -> list[OuterTerm]:
     """One term for each extractor of the pool.
 
     Args:
         moments: of the target set.
         base: base examples; brought to the target's image shape.
         lam: λ relative to the mean diagonal of ΦΦᵀ.
-        augmentation: of the base images; see :func:`convexdistill.training.views`.
-        seed: of the views, where they are drawn.
+        shown: views of the base images, ``(V, n, c, h, w)`` preprocessed; default: one of each, as it is.
     """
-    shown = views(base.resized(moments.shape).images, augmentation, seed)
-    images = shown.flatten(0, 1)
+    if shown is None:
+        shown = views(moments.preprocessing(base.resized(moments.shape).images))
     C = moments.num_classes
     terms = []
     for k, extractor in enumerate(moments.extractors):
         S, root, wanted = moments.roots[k]
-        features = extract(extractor, images, moments.preprocessing)
+        features = extract(extractor, shown.flatten(0, 1), None)
         features = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], 1) * S
-        mean_diagonal = features.square().sum(1).mean()
         constant = max(0.0, 1 - 1 / C - float(wanted.square().sum()))  # tr(TᵀT)/N = 1 − 1/C
-        terms.append(OuterTerm(features, lam * float(mean_diagonal), root, wanted, constant, len(shown)))
+        terms.append(OuterTerm(features, absolute(lam, features, len(shown)), root, wanted, constant, len(shown)))
     return terms
 
 
@@ -106,5 +103,5 @@ def teacher_scores(terms: Sequence[OuterTerm], lam: float = 1e-4) -> Tensor:
     for term in terms:
         mean_eigenvalue = float(term.root.square().sum()) / len(term.root)
         head = layers.ridge(term.root, term.wanted, lam * mean_eigenvalue).weight
-        scores.append(view_mean(term.features @ head, term.views))
+        scores.append(mean_over_views(term.features @ head, term.views))
     return torch.stack(scores).mean(0)

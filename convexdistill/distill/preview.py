@@ -14,9 +14,10 @@ from torch import Tensor
 
 from convexdistill import layers
 from convexdistill.data import ImageData, Preprocessing
+from convexdistill.distill.views import absolute, each_view
 from convexdistill.features import ExtractorSpec, ModuleSpec, extract
 from convexdistill.seeds import child_seed
-from convexdistill.training import seen_as, validation_part
+from convexdistill.training import validation_part
 
 SHORTLIST = 2  # settings that networks are trained for
 
@@ -37,8 +38,8 @@ def shortlist(
         solves: centred solved labels ``(n, C)`` by prior and γ.
         pool: extractors that the labels were solved with. A pool of the caller's own modules, or of pretrained
             networks, has no fresh member of its kind: nothing is left out then.
-        shown: ``(V, n, c, h, w)`` uint8: the views of the base images, in the target's shape.
-        preprocessing: normalisation of all images.
+        shown: ``(V, n, c, h, w)``: the views of the base images, preprocessed, in the target's shape.
+        preprocessing: normalisation of the validation split.
         validation: the split that chooses; a fixed part of it is looked at.
         lam: λ of the ridge head, relative to the mean diagonal of ΦΦᵀ.
         seed: of the fresh extractor.
@@ -53,12 +54,12 @@ def shortlist(
     fresh = replace(first, seed=child_seed(seed, "not in the pool"))
     part = validation_part(validation)
     extractor = fresh.build(part.shape)
-    base, seen = (extract(extractor, images, preprocessing) for images in (shown.flatten(0, 1), part.images))
+    base, seen = extract(extractor, shown.flatten(0, 1), None), extract(extractor, part.images, preprocessing)
     scale = seen.square().sum(1).mean().rsqrt()
     base, seen = (torch.cat([f * scale, torch.ones(len(f), 1, dtype=f.dtype)], 1) for f in (base, seen))
-    absolute = lam * float(base.square().sum(1).mean())
     # A head is linear in its labels, so the heads of all settings are the columns of one solve.
-    heads = layers.ridge(base, seen_as(torch.cat(list(solves.values()), 1), len(shown)), absolute).weight
+    labels = each_view(torch.cat(list(solves.values()), 1), len(shown))
+    heads = layers.ridge(base, labels, absolute(lam, base, len(shown))).weight
     scores = (seen @ heads).view(len(seen), len(solves), -1)
     right = (scores.argmax(-1) == part.labels[:, None]).double().mean(0) * 100
     previewed: list[dict[str, float | str]] = [

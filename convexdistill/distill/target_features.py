@@ -17,10 +17,10 @@ from convexdistill.data import ImageData, Preprocessing
 from convexdistill.device import resolve_device
 from convexdistill.distill.responses import Response
 from convexdistill.distill.softmax import SoftmaxProblem, solve_softmax
+from convexdistill.distill.views import absolute, each_view, mean_over_views
 from convexdistill.errors import InvalidInputError, ParameterRangeError
 from convexdistill.features import ExtractorSpec, FrozenExtractor, ModuleSpec, extract
 from convexdistill.seeds import generator
-from convexdistill.training import seen_as, view_mean
 
 # Weight decay of the full-data heads, relative, and their accuracy: scores to compare with need no more digits.
 TEACHER_GAMMA, TEACHER_TOLERANCE = 1e-3, 1e-4
@@ -131,35 +131,30 @@ class TargetFeatures:
         )
 
     def base(self, images: Tensor, device: torch.device) -> list[Tensor]:
-        """Features ``(n, d+1)`` of base images, scaled like the target's, for each extractor."""
+        """Features ``(n, d+1)`` of preprocessed base images, scaled like the target's, for each extractor."""
         return [
-            with_ones(_extracted(extractor, images, self.preprocessing, device), scale)
+            with_ones(_extracted(extractor, images, None, device), scale)
             for extractor, scale in zip(self.extractors, self.scales, strict=True)
         ]
 
-    def responses(self, base: Sequence[Tensor], lam: float, views: int = 1) -> list[Response]:
+    def responses(self, base: Sequence[Tensor], lam: float, count: int = 1) -> list[Response]:
         """The response of each extractor to labels of base images with these features.
 
         Args:
             base: see :meth:`base`.
             lam: λ relative to the mean diagonal of ΦΦᵀ.
-            views: how many rows share a label; see :func:`convexdistill.training.views`.
+            count: V, how many rows share a label; see :mod:`convexdistill.distill.views`.
         """
         found = []
         for wide, features in zip(self.features, base, strict=True):
-            each = seen_as(torch.eye(len(features) // views, dtype=torch.float64), views)
-            found.append(Response.of(wide, layers.ridge(features, each, absolute(lam, features)).weight))
+            each = each_view(torch.eye(len(features) // count, dtype=torch.float64), count)
+            found.append(Response.of(wide, layers.ridge(features, each, absolute(lam, features, count)).weight))
         return found
 
-    def teacher(self, base: Sequence[Tensor], views: int = 1) -> Tensor:
+    def teacher(self, base: Sequence[Tensor], count: int = 1) -> Tensor:
         """Logits ``(n, C)`` of the full-data heads on base images, mean over the pool and the views."""
         scores = [features @ head for features, head in zip(base, self.heads, strict=True)]
-        return view_mean(torch.stack(scores).mean(0), views)
-
-
-def absolute(lam: float, features: Tensor) -> float:
-    """λ for λ relative to the mean diagonal of ΦΦᵀ."""
-    return lam * float(features.square().sum(1).mean())
+        return mean_over_views(torch.stack(scores).mean(0), count)
 
 
 def with_ones(features: Tensor, scale: float) -> Tensor:
@@ -168,7 +163,7 @@ def with_ones(features: Tensor, scale: float) -> Tensor:
 
 
 def _extracted(
-    extractor: FrozenExtractor, images: Tensor, preprocessing: Preprocessing, device: torch.device
+    extractor: FrozenExtractor, images: Tensor, preprocessing: Preprocessing | None, device: torch.device
 ) -> Tensor:
     features = extract(extractor.to(device), images.to(device), preprocessing).cpu()
     extractor.cpu()

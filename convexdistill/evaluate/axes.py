@@ -14,7 +14,7 @@ from convexdistill.evaluate.cells import Cell, NetworkLike, network_name
 from convexdistill.evaluate.label_loss import OWN, LabelLoss
 from convexdistill.features import NETWORKS
 from convexdistill.training import Recipe, find_optimizer
-from convexdistill.training.augmentation import check_augmentation
+from convexdistill.training.augmentation import AUGMENTATIONS
 from convexdistill.training.orders import check_order
 
 T = TypeVar("T")
@@ -126,8 +126,15 @@ class Axes:
             baselines=wanted,
         )
         for name in axes.augmentations:
-            if name != OWN:
-                check_augmentation(name)
+            if name not in (OWN, *AUGMENTATIONS):
+                raise UnknownNameError(
+                    f"unknown augmentation {name!r}; known are {', '.join((OWN, *AUGMENTATIONS))}"
+                )
+        if OWN in axes.augmentations and len(own := sorted({one.recipe.augmentation for one in sets})) > 1:
+            raise InvalidInputError(
+                f"the sets are to be trained with different augmentations, {' and '.join(own)}; evaluate them "
+                "apart, or name one for all"
+            )
         for name in axes.orders:
             check_order(name)
         rest = (axes.rates, axes.steps, axes.losses, axes.augmentations, axes.orders)

@@ -139,7 +139,7 @@ def bias(
         )
         for trial in trials:
             correct.setdefault(trial.candidate.name, []).append(_correct(trial, test, one.preprocessing, where))
-    recipe = replace(paper_recipe(first.recipe), batch_size=FULL_BATCH)
+    recipe = replace(paper_recipe(first.recipe), batch_size=FULL_BATCH, augmentation="none")
     hot = one_hot(target.labels, target.num_classes).float()
     everything = Candidate("full-data", hot, recipe)
     (trial,) = run_trials(

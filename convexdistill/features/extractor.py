@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -53,16 +54,15 @@ def default_batch_size(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def extract(extractor: nn.Module, images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Float64 features ``(N, d)`` of uint8 images, computed in the extractor's own precision by batches.
+def extract(extractor: nn.Module, images: Tensor, preprocessing: Preprocessing | None) -> Tensor:
+    """Float64 features ``(N, d)`` of images, computed in the extractor's own precision by batches.
 
     Args:
         extractor: maps normalised images to ``(N, d)``.
-        images: ``(N, c, h, w)`` uint8.
-        preprocessing: normalisation of the images.
+        images: ``(N, c, h, w)`` uint8; without preprocessing: as the extractor takes them.
+        preprocessing: normalisation of the images; ``None``: they are normalised already.
     """
+    prepare: Callable[[Tensor], Tensor] = preprocessing or (lambda batch: batch)
     size = CPU_PIECE if images.device.type == "cpu" else default_batch_size(images.device)
-    parts = threads.in_threads(
-        lambda batch: extractor(preprocessing(batch)).double(), images.split(size), images.device
-    )
+    parts = threads.in_threads(lambda batch: extractor(prepare(batch)).double(), images.split(size), images.device)
     return torch.cat(parts)

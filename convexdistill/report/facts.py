@@ -205,14 +205,14 @@ def cross_check(check: Mapping[str, Any] | None) -> str:
 
     Example:
         >>> cross_check(None)
-        'not done: Φ has more than 20,000 entries (n·d), for which a conic solver takes minutes'
+        'not done: Φ has more than 20,000 entries, for which a conic solver takes minutes'
     """
     if check is None:
-        return "not done: Φ has more than 20,000 entries (n·d), for which a conic solver takes minutes"
+        return "not done: Φ has more than 20,000 entries, for which a conic solver takes minutes"
     if "error" in check:
         return f"cvxpylayers did not solve it: {check['error']}"
     return (
-        f"the ridge head of these labels (n = {check['n']}, d = {check['d']}) differs by "
+        f"the ridge head of these labels (Φ of {check['n']} × {check['d']}) differs by "
         f"{words.number(check['relative_difference'])} relative; "
         f"torch {words.seconds(check['torch_seconds'])}, "
         f"cvxpylayers {words.seconds(check['cvxpylayers_seconds'])} "

@@ -1,5 +1,6 @@
 """``solve-aware``: always add the image that most lowers the loss which the label solve will reach.
 
+That is, the solve without augmentation: the image is looked at as it is, not in its views.
 Greedy forward selection in the metric of the target's moments; the mathematics, and what is exact about it,
 stand in :mod:`convexdistill.select.forward`.
 """

@@ -18,7 +18,6 @@ from convexdistill.training.trials import (
     training_steps,
     validation_part,
 )
-from convexdistill.training.views import seen_as, view_mean, views
 
 __all__ = [
     "AUGMENTATIONS",
@@ -39,10 +38,7 @@ __all__ = [
     "optimizer_names",
     "predictions",
     "run_trials",
-    "seen_as",
     "train_together",
     "training_steps",
     "validation_part",
-    "view_mean",
-    "views",
 ]

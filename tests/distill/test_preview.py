@@ -7,9 +7,9 @@ from torch import nn
 
 import convexdistill as cd
 from convexdistill.distill.preview import SHORTLIST, shortlist
+from convexdistill.distill.views import views
 from convexdistill.features import ExtractorSpec, ModuleSpec, extract
 from convexdistill.seeds import child_seed
-from convexdistill.training import views
 
 DIGITS = cd.data.load("digits")
 VALIDATION = cd.data.load("digits", split="validation")
@@ -27,7 +27,7 @@ SOLVES = {
 
 
 def look(solves=SOLVES, pool=POOL, augmentation="none"):
-    return shortlist(solves, pool, views(BASE.images, augmentation), FIT, VALIDATION, lam=1e-3, seed=3)
+    return shortlist(solves, pool, views(FIT(BASE.images), augmentation), FIT, VALIDATION, lam=1e-3, seed=3)
 
 
 def test_the_best_are_kept_in_their_order():
@@ -50,7 +50,8 @@ def test_the_accuracies_are_those_of_ridge_heads_on_an_extractor_that_is_not_in_
     wide = [torch.cat([torch.from_numpy(f * scale), torch.ones(len(f), 1)], 1).numpy() for f in (base, seen)]
     for (_, labels), one in zip(SOLVES.items(), previewed, strict=True):
         said = labels.repeat(len(shown) // len(labels), 1).numpy()
-        model = Ridge(1e-3 * (wide[0] ** 2).sum(1).mean(), fit_intercept=False).fit(wide[0], said)
+        lam = 1e-3 * (wide[0] ** 2).sum() / len(labels)
+        model = Ridge(lam, fit_intercept=False).fit(wide[0], said)
         right = (model.predict(wide[1]).argmax(1) == VALIDATION.labels.numpy()).mean()
         assert one["accuracy"] == pytest.approx(100 * right)
 

@@ -224,7 +224,7 @@ def test_everything_and_a_teacher_that_was_trained_on_it(tmp_path):
         ({"networks": ("vgg",)}, UnknownNameError, "unknown network 'vgg'; known are lenet"),
         ({"losses": ("hinge",)}, UnknownNameError, "unknown loss 'hinge'; known are own, soft-cross-entropy"),
         ({"losses": ("kl:hot",)}, ParameterRangeError, "found 'hot'"),
-        ({"augmentations": ("mixup",)}, UnknownNameError, "known are none, mirror"),
+        ({"augmentations": ("mixup",)}, UnknownNameError, "known are own, none, mirror"),
         ({"orders": ("sorted",)}, UnknownNameError, "known are shuffled, fixed"),
         ({"baselines": ("magic",)}, UnknownNameError, "unknown baseline 'magic'; known are one-hot"),
         ({"learning_rates": ("fast",)}, ParameterRangeError, "positive number, 'auto', or a factor"),

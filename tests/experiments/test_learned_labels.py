@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import within_dataset
 from _learned_labels import Setting, measure
-from _learned_tables import Goal, gains, key_of, overview, rows_of, trained
+from _learned_tables import Goal, gains, key_of, overview, pursued, rows_of, trained
 from torch import nn
 
 import convexdistill as cd
@@ -75,8 +75,45 @@ def test_what_images_and_extractors_have_belongs_to_the_group_and_its_name():
     assert trained(plain | {"zca": 0.1}) == "lenet, ZCA 0.1"
     wide = plain | {"zca": 0.1, "extractor": "convnet-128", "pool": 3}
     assert trained(wide) == "lenet, ZCA 0.1, labels by 3 convnet-128"
-    keys = {key_of({"setting": setting}) for setting in (plain, plain | {"zca": 0.1}, wide)}
-    assert len(keys) == 3
+    mirrored = plain | {"augmentation": "mirror"}
+    assert trained(mirrored) == "lenet, mirror augmentation"
+    keys = {key_of({"setting": setting}) for setting in (plain, plain | {"zca": 0.1}, wide, mirrored)}
+    assert len(keys) == 4
+
+
+def test_a_goal_is_that_of_its_network_whatever_else_is_done():
+    plain = vars(Setting("digits", 10, "lenet", 0))
+    own, best = (None, "digits", 10, "lenet", "random"), (None, "digits", 10, None, "random")
+    for setting in (plain, plain | {"augmentation": "mirror", "zca": 0.1}):
+        key = key_of({"setting": setting})
+        assert pursued({own: Goal(1), best: Goal(2)}, key) == own
+        assert pursued({best: Goal(2)}, key) == best
+        assert pursued({}, key) == key[:5]
+
+
+@pytest.mark.parametrize("rows", ["few", "alternate"])
+def test_augmented_base_images_are_those_of_all_solves_and_trainings(rows, monkeypatch):
+    seen = []
+    for name in ("cross_entropy", "alternate"):
+        method = getattr(cd.distill, name)
+
+        def solved(*arguments, method=method, augmentation="none", **options):
+            seen.append(augmentation)
+            return method(*arguments, augmentation=augmentation, **options)
+
+        monkeypatch.setattr(cd.distill, name, solved)
+        monkeypatch.setitem(cd.distill.METHODS, name, solved)
+    trains = _learned_labels.run_trials
+
+    def run_trials(candidates, *others, **options):
+        seen.extend(one.recipe.augmentation for one in candidates)
+        return trains(candidates, *others, **options)
+
+    monkeypatch.setattr(_learned_labels, "run_trials", run_trials)
+    monkeypatch.setitem(_learned_labels.FURTHER, "alternate", {"rounds": 1, "count": 1})
+    measure(Setting("digits", 10, "lenet", 0, rows=rows, repeats=1, augmentation="mirror"), None)
+    # γ and scales, the solve, what follows it, and the rows.
+    assert seen == ["mirror"] * (2 + 3 if rows == "few" else 3 + 5)
 
 
 def test_labels_are_solved_for_whitened_images_and_networks_see_them(shown):
