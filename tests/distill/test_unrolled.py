@@ -26,7 +26,7 @@ QUICK = {"gamma": 0.1, "label_scale": 8.0, "count": 1, "network": "lenet"}
 
 @pytest.mark.parametrize("recipe", ["centred", "paper"])
 def test_trainings_end_better_than_on_the_labels_of_the_convex_solve(recipe):
-    learned = unrolled(FEATURES, DIGITS, BASE, iterations=30, steps=40, recipe=recipe, **QUICK)
+    learned = unrolled(FEATURES, DIGITS, BASE, iterations=20, steps=30, recipe=recipe, **QUICK)
     start = unrolled(FEATURES, DIGITS, BASE, iterations=1, steps=1, label_rate=1e-9, recipe=recipe, **QUICK)
     losses = learned.manifest["outer_losses"]
     assert sum(losses[-10:]) < sum(losses[:10])
