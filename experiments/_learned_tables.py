@@ -135,8 +135,7 @@ def overview(records: Sequence[Record], goals: Mapping[Key, Goal]) -> list[str]:
         source, target, size, network, select, _ = key
         rows = rows_of(group)
         best = spokesman(rows)
-        rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
-        rival = max(rivals, key=lambda row: row.accuracy_mean or 0)
+        rival = best_baseline(rows)
         goal = goals.get(pursued(goals, key)) if key == preferred(groups, goals, key) else None
         lines.append(
             (
@@ -272,27 +271,41 @@ def _facts(group: Sequence[Record]) -> str:
 
 
 def plot(records: list[Record]) -> Figure:
-    """Accuracy of each kind of labels over the number of base examples: one panel a data set and network."""
-    groups: dict[str, dict[int, list[Row]]] = {}
+    """What the overview says, over the number of base examples: one panel a data set and way of choosing.
+
+    A line for each network and what was done for it: the learned labels that validation prefers, dashed the best
+    baseline of each size.
+    """
+    groups: dict[str, dict[str, dict[int, list[Row]]]] = {}
     for key, group in grouped(records).items():
         source, target, size, network, select, more = key
-        name = f"{pair(source, target)}, {network}, {select}" + WORDS.get(more, "")
-        groups.setdefault(name, {})[size] = rows_of(group)
-    figure, axes = panels(len(groups), "base examples")
-    for ax, (name, cells) in zip(axes, groups.items(), strict=True):
-        for labels in dict.fromkeys(row.labels for rows in cells.values() for row in rows):
-            found = [
-                (size, row.accuracy_mean, row.accuracy_std or 0.0)
-                for size, rows in sorted(cells.items())
-                for row in rows
-                if row.labels == labels
-            ]
-            sizes, means, spreads = map(np.array, zip(*found, strict=True))
-            ax.errorbar(sizes, means, spreads, fmt="o-", ms=3, lw=1, capsize=2, label=labels)
+        panel = groups.setdefault(f"{pair(source, target)}, {select} base examples", {})
+        panel.setdefault(network + WORDS.get(more, ""), {})[size] = rows_of(group)
+    figure, axes = panels(len(groups), "base examples", columns=2)
+    for ax, (name, lines) in zip(axes, groups.items(), strict=True):
+        for label, cells in lines.items():
+            sizes = sorted(cells)
+            best = [spokesman(cells[size]) for size in sizes]
+            means = [row.accuracy_mean or 0.0 for row in best]
+            deviations = [row.accuracy_std or 0.0 for row in best]
+            (line, *_) = ax.errorbar(sizes, means, deviations, fmt="o-", ms=4, lw=1.2, capsize=2, label=label)
+            rivals = [best_baseline(cells[size]).accuracy_mean for size in sizes]
+            ax.plot(sizes, rivals, "x--", ms=4, lw=0.8, color=line.get_color(), alpha=0.7)
+        ticks = sorted({size for cells in lines.values() for size in cells})
         ax.set_xscale("log")
-        ax.set_title(name, fontsize=8)
-        ax.legend(fontsize=6)
+        ax.set_xlim(min(ticks) / 1.5, max(ticks) * 1.5)
+        ax.set_xticks(ticks, [str(tick) for tick in ticks])
+        ax.minorticks_off()
+        ax.set_title(name, fontsize=9)
+        ax.legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, -0.18), frameon=False)
+        ax.set_ylabel("test accuracy, % (dashed: best baseline)", fontsize=8)
     return figure
+
+
+def best_baseline(rows: Sequence[Row]) -> Row:
+    """The row of labels that were not learned with the best test accuracy."""
+    rivals = [row for row in rows if not row.labels.startswith(LEARNED)]
+    return max(rivals, key=lambda row: row.accuracy_mean or 0)
 
 
 def spread(row: Row) -> str:

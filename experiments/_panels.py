@@ -1,17 +1,23 @@
-"""A row of axes for test accuracy over something."""
+"""Axes for test accuracy over something."""
 
 from __future__ import annotations
+
+import math
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def panels(count: int, label: str) -> tuple[Figure, list[Axes]]:
-    """A figure with a row of axes for test accuracy over something."""
-    figure = Figure(figsize=(4.4 * count, 3.4), layout="constrained")
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
-    for ax in axes:
+def panels(count: int, label: str, columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with axes for test accuracy over something, in one row or in rows of so many columns."""
+    wide = min(count, columns or count)
+    rows = math.ceil(count / wide)
+    figure = Figure(figsize=(4.4 * wide, 3.4 * rows), layout="constrained")
+    every = list(figure.subplots(rows, wide, squeeze=False).flat)
+    for ax in every[count:]:
+        ax.remove()
+    for ax in every[:count]:
         ax.set_xlabel(label, fontsize=8)
         ax.set_ylabel("test accuracy, %", fontsize=8)
         ax.grid(alpha=0.3)
-    return figure, axes
+    return figure, every[:count]

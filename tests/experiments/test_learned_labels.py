@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import within_dataset
 from _learned_labels import Setting, measure
-from _learned_tables import Goal, gains, key_of, overview, pursued, rows_of, trained
+from _learned_tables import Goal, gains, key_of, overview, plot, pursued, rows_of, trained
 from torch import nn
 
 import convexdistill as cd
@@ -171,6 +171,19 @@ def made_up(seed: int, rows: str, network: str = "lenet", **accuracies: float) -
         for name, value in accuracies.items()
     ]
     return {"setting": setting, "result": {"rows": kinds}}
+
+
+def test_the_plot_has_what_validation_prefers_and_the_best_baseline():
+    records = [
+        made_up(0, "few", cross_entropy=50, teacher=40, one_hot=30),
+        made_up(0, "few", "convnet", cross_entropy=60, teacher=35, one_hot=45),
+    ]
+    records[1]["setting"] |= {"size": 20}
+    (ax,) = plot(records).axes
+    assert ax.get_title() == "digits, random base examples"
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10", "20"]
+    shown = [tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() in "ox"]
+    assert shown == [(10, 50), (10, 40), (20, 60), (20, 45)]
 
 
 def test_gains_are_those_on_the_same_base_sets():
