@@ -45,7 +45,7 @@ WAYS = {10: ("unrolled",), 100: ("alternate",), 500: ("few", "alternate")}
 WHITE: dict[str, Any] = {"zca": 0.1, "extractor": "convnet-128", "pool": 3, "chooser": "convnet-32-none"}
 MIRROR: dict[str, Any] = {**WHITE, "augmentation": "mirror"}
 CIFAR10: tuple[tuple[str, str, tuple[int, ...], dict[str, Any]], ...] = (
-    ("convnet-64-none", "alternate", (100,), MIRROR),
+    ("convnet-64-none", "alternate", (100, 500), MIRROR),
     ("convnet-64-none", "few", (500,), MIRROR),
     ("convnet-32-none", "unrolled", (10,), MIRROR),
     ("convnet-32-none", "alternate", (100,), WHITE),
