@@ -65,15 +65,28 @@ def test_cvxpy_finds_the_same_point(seed):
     np.testing.assert_allclose(found, x.value, atol=1e-6)
 
 
-@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-6, 1e-2, 1e3, 1e6]))
+@given(seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-4, 1e-2, 1e3, 1e6]))
 @settings(max_examples=15, deadline=None)
 def test_units_do_not_matter(seed, scale):
     """The objective in other units has the same minimiser; a row in other units is the same constraint."""
     P, q, R, b = program(seed)
     plain = solved(P, q, R, b)
     scaled = solved(scale * P, scale * q, R / scale, b / scale)
+    assert not scaled.reported.any()
     torch.testing.assert_close(scaled.answer, plain.answer, rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(scaled.dual, plain.dual * scale**2, rtol=1e-5, atol=1e-8 * scale**2)
+
+
+def test_units_too_far_apart_are_not_solved_in_silence():
+    """Rows 10¹² times as large as the objective: four answers in a hundred are off, and every one says so."""
+    programs = [
+        torch.cat(parts) for parts in zip(*(program(seed) for seed in [*range(300), 3872341]), strict=True)
+    ]
+    P, q, R, b = programs
+    plain, scaled = solved(P, q, R, b), solved(1e-6 * P, 1e-6 * q, 1e6 * R, 1e6 * b)
+    off = ((scaled.answer - plain.answer).abs() > 1e-7).any(-1)
+    assert off[-1]
+    assert (scaled.reported[off.view_as(scaled.reported)] != 0).all()
 
 
 @given(seed=st.integers(0, 2**32 - 1))
