@@ -98,10 +98,9 @@ def distill(
     augmentation: Annotated[
         str,
         typer.Option(
-            help=f"What is done to base images in training: {', '.join(AUGMENTATIONS)}; the solve "
-            "reckons with it. "
-            "mirror: left and right exchanged, for photographs; flip: mirrored and shifted; affine: turned, "
-            "zoomed, shifted."
+            help=f"What is done to base images in training: {', '.join(AUGMENTATIONS)}; the solve reckons "
+            "with it. mirror: left and right exchanged, for photographs; flip: mirrored and shifted; affine: "
+            "turned, zoomed, shifted."
         ),
     ] = "none",
     label_scale: Annotated[

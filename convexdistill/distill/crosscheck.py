@@ -15,14 +15,14 @@ from convexdistill.errors import BackendUnavailableError, SolveError
 LARGEST = 20_000
 
 
-def cross_check(features: Tensor, labels: Tensor, lam: float, views: int = 1) -> dict[str, Any] | None:
+def cross_check(features: Tensor, labels: Tensor, lam: float, count: int = 1) -> dict[str, Any] | None:
     """Solve the ridge head of ``labels`` with ``torch`` and with ``cvxpylayers`` and compare.
 
     Args:
         features: ``(V·n, d+1)`` float64, base features of an extractor with the column of ones.
         labels: ``(n, C)``, the learned labels.
         lam: λ, absolute.
-        views: V, how many rows share a label.
+        count: V, how many rows share a label.
 
     Returns:
         ``n`` (the rows of Φ), ``d``, ``relative_difference`` (Frobenius), ``torch_seconds``,
@@ -32,7 +32,7 @@ def cross_check(features: Tensor, labels: Tensor, lam: float, views: int = 1) ->
     """
     if features.numel() > LARGEST:
         return None
-    labels = each_view(labels, views)
+    labels = each_view(labels, count)
 
     def timed(backend: str) -> tuple[Tensor, float]:
         start = time.perf_counter()

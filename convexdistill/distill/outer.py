@@ -40,7 +40,7 @@ class OuterTerm:
         root: Q, ``(r, d+1)`` with r the rank of G.
         wanted: B, ``(r, C)``.
         constant: c, the loss that no head of this extractor can avoid.
-        views: V, how many rows share a label; see :mod:`convexdistill.distill.views`.
+        count: V, how many rows share a label; see :mod:`convexdistill.distill.views`.
     """
 
     features: Tensor
@@ -48,7 +48,7 @@ class OuterTerm:
     root: Tensor
     wanted: Tensor
     constant: float
-    views: int = 1
+    count: int = 1
 
     def to(self, device: torch.device) -> OuterTerm:
         """The same on a device."""
@@ -60,7 +60,7 @@ class OuterTerm:
 
         The ones are a feature like the others, penalised as in the paper (§RR, the bias column).
         """
-        return layers.ridge(self.features, each_view(labels, self.views), self.lam, backend=backend).weight
+        return layers.ridge(self.features, each_view(labels, self.count), self.lam, backend=backend).weight
 
     def loss(self, head: Tensor) -> Tensor:
         """‖QW − B‖² + c: the mean squared loss of a head on the target set."""
@@ -103,5 +103,5 @@ def teacher_scores(terms: Sequence[OuterTerm], lam: float = 1e-4) -> Tensor:
     for term in terms:
         mean_eigenvalue = float(term.root.square().sum()) / len(term.root)
         head = layers.ridge(term.root, term.wanted, lam * mean_eigenvalue).weight
-        scores.append(mean_over_views(term.features @ head, term.views))
+        scores.append(mean_over_views(term.features @ head, term.count))
     return torch.stack(scores).mean(0)

@@ -99,7 +99,7 @@ def _label_system(terms: Sequence[OuterTerm], device: torch.device | None) -> La
 def _response(term: OuterTerm) -> Tensor:
     """Q M, ``(r, n)``: what labels do to the outer residual; that of an image is the sum over its views."""
     single = _view_response(term)
-    return single.reshape(len(single), term.views, -1).sum(1)
+    return single.reshape(len(single), term.count, -1).sum(1)
 
 
 def _view_response(term: OuterTerm) -> Tensor:

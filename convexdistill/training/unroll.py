@@ -31,7 +31,7 @@ def unroll(
     orders: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
     learning_rate: float,
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Weights:
     """The weights of K networks after a training by Adam, as a function of the targets.
 
@@ -65,8 +65,7 @@ def unroll(
     means = {name: torch.zeros_like(value) for name, value in weights.items()}
     squares = dict(means)
     for step, order in enumerate(orders, 1):
-        shown = images[order.T] if augment is None else augment(images[order.T])
-        found = functional_call(joint, weights, (shown,))
+        found = functional_call(joint, weights, (augment(images[order.T]),))
         # Summed over members: a member's gradient is that of its own loss alone.
         gradients = torch.autograd.grad(
             loss(found, targets[order]).sum(), tuple(weights.values()), create_graph=True

@@ -78,14 +78,11 @@ def test_units_do_not_matter(seed, scale):
 
 
 def test_units_too_far_apart_are_not_solved_in_silence():
-    """Rows 10¹² times as large as the objective: four answers in a hundred are off, and every one says so."""
-    programs = [
-        torch.cat(parts) for parts in zip(*(program(seed) for seed in [*range(300), 3872341]), strict=True)
-    ]
-    P, q, R, b = programs
+    """Rows 10¹² times as large as the objective: some answers are off, and every one of these says so."""
+    P, q, R, b = (torch.cat(parts) for parts in zip(*map(program, range(300)), strict=True))
     plain, scaled = solved(P, q, R, b), solved(1e-6 * P, 1e-6 * q, 1e6 * R, 1e6 * b)
     off = ((scaled.answer - plain.answer).abs() > 1e-7).any(-1)
-    assert off[-1]
+    assert off.any()
     assert (scaled.reported[off.view_as(scaled.reported)] != 0).all()
 
 
